@@ -1,0 +1,93 @@
+"""Batch and Output: what travels from the loader through a method to the loop, each tensor stated once.
+
+B = samples in this process's micro-batch, C = bands, H, W = pixels. The names are TorchGeo's where it has one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """Where a micro-batch stands in the global batch of its step, so that masks do not depend on the process count.
+
+    Attributes:
+        start: global position of its first sample, 0 <= start < total.
+        total: samples in the global batch.
+    """
+
+    start: int
+    total: int
+
+
+class Skip(NamedTuple):
+    """An image that could not be read and was replaced by another draw: its uri and the reason."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples side by side.
+
+    Attributes:
+        image: (B, C, H, W). Digital numbers in uint8, uint16 or float32 as loaded; float32, normalised per band
+            ((x - mean) / std), with 0 where ``valid`` is False, once ``data.normalise`` has run on the device.
+        lon: (B,) float64, degrees east in EPSG:4326; NaN when unknown.
+        lat: (B,) float64, degrees north in EPSG:4326; NaN when unknown.
+        time: (B,) float64, seconds since 1970-01-01 UTC; NaN when unknown.
+        index: (B,) int64, row of the manifest.
+        valid: (B, H, W) bool, False where there is no data; None when every pixel of the batch is real.
+        rows: the micro-batch's place in the global batch; None outside training.
+        skipped: images that could not be read in the making of this batch.
+    """
+
+    image: Tensor
+    lon: Tensor
+    lat: Tensor
+    time: Tensor
+    index: Tensor
+    valid: Tensor | None = None
+    rows: Rows | None = None
+    skipped: tuple[Skip, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.image.shape[0])
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``; the copy does not block the host when memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory (called by torch's DataLoader)."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return samples ``start`` to ``stop``, with ``rows`` moved along."""
+        rows = None if self.rows is None else Rows(self.rows.start + start, self.rows.total)
+        return replace(self._map(lambda tensor: tensor[start:stop]), rows=rows)
+
+    def _map(self, change) -> Batch:  # type: ignore[no-untyped-def]
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if hasattr(getattr(self, f.name), "dtype")}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a method returns for a batch.
+
+    Attributes:
+        loss: () float32, mean over the micro-batch; differentiable.
+        metrics: name -> () tensor, detached, on the device; the loop logs them without waiting.
+        picture: tensors for the reconstruction picture, only when asked for (see ``methods.masked``).
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    picture: dict[str, Tensor] = field(default_factory=dict)
