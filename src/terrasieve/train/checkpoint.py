@@ -34,6 +34,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield aside
+        mask = os.umask(0)
+        os.umask(mask)
+        aside.chmod(0o666 & ~mask)  # some writers create private files
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
