@@ -45,6 +45,7 @@ class Batch:
         index: (B,) int64, row of the manifest.
         valid: (B, H, W) bool, False where there is no data; None when every pixel of the batch is real.
         rows: the micro-batch's place in the global batch; None outside training.
+        progress: fraction of training done before this step, in [0, 1).
         skipped: images that could not be read in the making of this batch.
     """
 
@@ -55,6 +56,7 @@ class Batch:
     index: Tensor
     valid: Tensor | None = None
     rows: Rows | None = None
+    progress: float = 0.0
     skipped: tuple[Skip, ...] = ()
 
     def __len__(self) -> int:

@@ -2,11 +2,27 @@
 
 Written by ``curate.scan`` (and later steps), read by ``data.samples`` and ``evaluate``. Every row keeps why it was kept
 or dropped. The file opens in GeoPandas, DuckDB and QGIS. Names follow STAC where STAC has one.
+
+Source of the file's metadata: GeoParquet 1.1.0 (OGC), its CRS left out, which means OGC:CRS84 (longitude, latitude).
 """
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from terrasieve.errors import UserError
 
 SCHEMA_VERSION = "1"
 SCHEMA = pa.schema(
@@ -37,3 +53,194 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),  # why a row is not kept; empty when it is
     ]
 )
+_VERSION_KEY = b"terrasieve:schema"
+
+
+def row_id(uri: str, window: Sequence[int] | None = None) -> str:
+    """Return a row's id: 16 hex digits of a hash of its uri and window (x, y, width, height; None = the whole file)."""
+    text = uri if window is None else "\x1f".join([uri, *(str(int(part)) for part in window)])
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+def rows_to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Make a manifest table of rows; a missing key is null.
+
+    Raises:
+        UserError: a key that the schema lacks, or a value of another type than its column.
+    """
+    rows = list(rows)
+    unknown = sorted({key for row in rows for key in row} - set(SCHEMA.names))
+    if unknown:
+        raise UserError(f"A manifest has no column {unknown[0]!r}.{_nearest(unknown[0])}")
+    columns = []
+    for field in SCHEMA:
+        try:
+            columns.append(pa.array([row.get(field.name) for row in rows], field.type))
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            raise UserError(f"Manifest column {field.name!r} takes {field.type}: {error}") from error
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def write(table: pa.Table, path: str | Path) -> None:
+    """Write a manifest as GeoParquet; the file appears under its name only when it is whole.
+
+    Args:
+        table: of ``SCHEMA``, its columns in any order.
+        path: the file to write; its folder is made.
+
+    Raises:
+        UserError: columns missing, foreign or of another type; a folder that cannot be written to.
+    """
+    path = Path(path)
+    table = _conformed(table).replace_schema_metadata(
+        {_VERSION_KEY: SCHEMA_VERSION, b"geo": json.dumps(_geo_metadata(table["geometry"]))}
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}. Choose another place for the manifest.") from error
+    part = Path(name)
+    try:
+        pq.write_table(table, part, compression="zstd", row_group_size=65_536)
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error}. Choose another place for the manifest.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: str | Path, columns: Sequence[str] | None = None, *, empty_ok: bool = False) -> pa.Table:
+    """Read a manifest.
+
+    Args:
+        path: a file written by ``write``.
+        columns: names, in the order wanted; None = all.
+        empty_ok: accept a manifest of which no row is kept, as a review of what was dropped does.
+
+    Raises:
+        UserError: no file, not Parquet, truncated, not a manifest, another schema version, an unknown column, or no
+            row to use.
+    """
+    path = Path(path)
+    unknown = [name for name in columns or () if name not in SCHEMA.names]
+    if unknown:
+        raise UserError(f"A manifest has no column {unknown[0]!r}.{_nearest(unknown[0])}")
+    _check_parquet(path)
+    wanted = None if columns is None else list(dict.fromkeys([*columns, "keep"]))
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_version(path, file.schema_arrow)
+            table = file.read(wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is a damaged Parquet file ({error}). Make it again with `terrasieve index`."
+        ) from error
+    if not empty_ok and not pc.any(table["keep"]).as_py():
+        raise UserError(
+            f"{path} has no usable row: 0 of {table.num_rows} are kept. Its column 'reason' says why; index a folder "
+            "that holds images, or loosen the curation."
+        )
+    return table if columns is None else table.select(list(columns))
+
+
+def content_hash(table: pa.Table | str | Path) -> str:
+    """Return 32 hex digits of a hash of a manifest's content, whatever its row groups, chunks and compression."""
+    if not isinstance(table, pa.Table):
+        table = read(table, empty_ok=True)
+    digest = hashlib.blake2b(f"terrasieve manifest {SCHEMA_VERSION}".encode(), digest_size=16)
+    for field in _conformed(table).schema:
+        digest.update(field.name.encode())
+        _hash_array(digest, table[field.name].cast(field.type).combine_chunks())
+    return digest.hexdigest()
+
+
+def _hash_array(digest: hashlib.blake2b, array: pa.Array) -> None:
+    """Feed values and nulls to the digest; what Arrow leaves under a null, and where a slice begins, plays no part."""
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    digest.update(array.is_valid().to_numpy(zero_copy_only=False).tobytes())
+    kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        lengths = pc.fill_null(pc.list_value_length(array), -1)
+        digest.update(lengths.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+        _hash_array(digest, array.flatten())
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        array = pc.fill_null(array.cast(pa.binary()), b"").cast(pa.large_binary())
+        ends = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
+        digest.update((ends - ends[:1]).tobytes())
+        digest.update(memoryview(array.buffers()[2] or b"")[ends[0] : ends[-1]] if len(array) else b"")
+    else:
+        if pa.types.is_timestamp(kind):
+            array = array.cast(pa.int64())
+        digest.update(pc.fill_null(array, False if pa.types.is_boolean(kind) else 0).to_numpy(False).tobytes())
+
+
+def _conformed(table: pa.Table) -> pa.Table:
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    foreign = [name for name in table.column_names if name not in SCHEMA.names]
+    if missing or foreign:
+        raise UserError(f"Not a manifest: columns missing {missing}, columns unknown {foreign}.")
+    try:
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise UserError(f"Not a manifest: {error}") from error
+
+
+def _geo_metadata(geometry: pa.ChunkedArray) -> dict[str, Any]:
+    import shapely
+
+    shapes = shapely.from_wkb(geometry.drop_null().to_numpy())
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": sorted({shape.geom_type for shape in shapes})}
+    if len(shapes):
+        column["bbox"] = [float(edge) for edge in shapely.total_bounds(shapes)]
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def _check_parquet(path: Path) -> None:
+    remedy = "Make a manifest with `terrasieve index FOLDER -o FILE.parquet`."
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            first = stream.read(4)
+            stream.seek(max(size - 4, 0))
+            last = stream.read(4)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no manifest {path}. {remedy}") from error
+    except OSError as error:
+        raise UserError(f"Cannot read the manifest {path}: {error.strerror}.") from error
+    if first != b"PAR1":
+        raise UserError(f"{path} is not a Parquet file: it begins with {first!r}. {remedy}")
+    if last != b"PAR1" or size < 12:
+        raise UserError(f"{path} is a truncated Parquet file of {size:,} bytes. Make or copy it again.")
+
+
+def _check_version(path: Path, schema: pa.Schema) -> None:
+    found = (schema.metadata or {}).get(_VERSION_KEY)
+    if found is None:
+        raise UserError(
+            f"{path} is a Parquet file but no terrasieve manifest (columns {', '.join(schema.names[:5])}, ...). "
+            "Make one with `terrasieve index FOLDER -o FILE.parquet`."
+        )
+    if found.decode() != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has manifest schema {found.decode()}; this terrasieve reads schema {SCHEMA_VERSION}. "
+            "Index the images again, or use the terrasieve that wrote it."
+        )
+    missing = [name for name in SCHEMA.names if name not in schema.names]
+    if missing:
+        raise UserError(f"{path} lacks the manifest columns {', '.join(missing)}. Index the images again.")
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, SCHEMA.names, 1)
+    return f" Did you mean {near[0]!r}?" if near else f" It has {', '.join(SCHEMA.names)}."
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""Data: from a manifest's rows to batches on the device."""

@@ -1,0 +1,49 @@
+"""Methods: one file per published method, and the union of their settings.
+
+A method is added by four touches: its file, one line in each of the two tables here, one recipe, one test of recorded
+numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Protocol, cast
+
+import torch
+from pydantic import Field
+
+from terrasieve.batch import Batch, Output
+from terrasieve.methods.cross_mae import CrossMAE, CrossMAESettings
+from terrasieve.methods.mae import MAE, MAESettings
+from terrasieve.methods.selective_mae import SelectiveMAE, SelectiveMAESettings
+from terrasieve.nn.encoder import Encoder
+
+MethodSettings = Annotated[MAESettings | CrossMAESettings | SelectiveMAESettings, Field(discriminator="name")]
+
+METHODS = {"mae": MAE, "cross_mae": CrossMAE, "selective_mae": SelectiveMAE}
+
+
+class Method(Protocol):
+    """What the loop needs of a method: an ``nn.Module`` with these attributes.
+
+    Attributes:
+        views: images that a sample consists of.
+        lr_scale: factor on the learning rate that the method's paper prescribes.
+        encoder: the backbone that is trained and exported.
+    """
+
+    views: Literal[1, 2, "neighbours"]
+    lr_scale: float
+    encoder: Encoder
+
+    def __call__(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
+        """Compute loss and metrics; ids are drawn first, from ``generator``."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Do what follows an optimiser step, e.g. update a momentum encoder."""
+        ...
+
+
+def build(settings: MethodSettings, encoder: Encoder, seed: int = 0) -> torch.nn.Module:
+    """Build a method around an encoder; decoder weights are drawn from ``seed``."""
+    return cast(torch.nn.Module, METHODS[settings.name](settings, encoder, seed))

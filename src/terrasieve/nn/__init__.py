@@ -1,0 +1,1 @@
+"""Networks: the timm ViT over a subset of patches, decoders, positions."""
