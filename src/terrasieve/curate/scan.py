@@ -113,8 +113,9 @@ def scan(
     Args:
         paths: folders (searched whole, hidden files left out), files, and CSV files that name images (``tables``).
         pattern: glob that a file's name, or its path inside its folder, has to match.
-        labels: "auto" = a folder's name where all images lie in two or more class folders; "folder" = always the
-            name of the folder that holds the image; "none". Folders named train, val, test give the split.
+        labels: "auto" = the folder's name, where all images lie in two or more class folders of two or more images
+            each; "folder" = always the name of the folder that holds the image; "none". Folders named train, val,
+            test give the split.
         csv: adds what it says to the files found; what a CSV says goes before what a file says.
         verify: "header" believes the file's first bytes, "ends" also finds cut files without decoding, "decode"
             decodes every pixel.
@@ -134,12 +135,17 @@ def scan(
     inspect = partial(inspect_files, verify=verify, max_pixels=max_pixels)
     summary = Summary(ignored=gathered.ignored, notes=gathered.notes)
     rows = []
-    for row, format_name in _inspected(gathered, inspect, workers or len(os.sched_getaffinity(0))):
+    for row, format_name in _inspected(gathered, inspect, workers or _cores()):
         summary.count(row, format_name)
         rows.append(row)
         if on_file is not None:
             on_file(len(rows), len(gathered.entries))
     return ScanResult(manifest.rows_to_table(rows), summary)
+
+
+def _cores() -> int:
+    # A container's share of the machine, where the system tells it.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _Inspect = Callable[[list[Entry]], list[tuple[dict[str, Any], str]]]
