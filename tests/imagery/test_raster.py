@@ -258,7 +258,11 @@ def test_headers_that_promise_more_than_the_file_holds(tmp_path):
 
 def test_constant_images_are_not_taken_for_huge_headers(tmp_path):
     flat = np.full((4096, 4096), 90, np.uint8)  # the smallest file that a decoder accepts for its size
-    for name, options in (("a.png", {"compress_level": 9}), ("a.jpg", {"quality": 1, "optimize": True})):
+    for name, options in (
+        ("a.png", {"compress_level": 9}),
+        ("a.jpg", {"quality": 1, "optimize": True}),
+        ("b.jpg", {"quality": 1, "progressive": True}),
+    ):
         path = save_image(tmp_path / name, flat, **options)
         assert header(str(path), ends=True).width == 4096
 
