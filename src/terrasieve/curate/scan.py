@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from terrasieve.imagery.unreadable import UnreadableImage
 Verify = Literal["header", "ends", "decode"]
 _CHUNK = 128  # files per task: small enough to share out, large enough that passing them costs nothing
 _ALONE = 1024  # fewer files are read in this process, in less time than others take to start
+_START: str | None = None  # how worker processes start: Python's default
 
 
 @dataclass
@@ -160,7 +162,7 @@ def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[
         return
     done = 0
     try:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, get_context(_START)) as pool:
             for part in pool.map(inspect, chunks):
                 done += 1
                 yield from part
@@ -172,7 +174,7 @@ def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[
 def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[str, Any], str]]:
     """Inspect files of which one has killed its process (a decoder that crashes), so that only that one is lost."""
     try:
-        with ProcessPoolExecutor(1) as pool:
+        with ProcessPoolExecutor(1, get_context(_START)) as pool:
             yield from pool.submit(inspect, chunk).result()
             return
     except BrokenProcessPool:

@@ -86,6 +86,7 @@ def _endings() -> str:
 
 def _walk(root: Path, pattern: str | None, all_files: bool, gathered: Gathered) -> list[Entry]:
     found: list[Entry] = []
+    unmatched = 0
 
     def denied(error: OSError) -> None:
         code = "permission_denied" if isinstance(error, PermissionError) else "unreadable"
@@ -99,11 +100,14 @@ def _walk(root: Path, pattern: str | None, all_files: bool, gathered: Gathered) 
             extension = PurePath(name).suffix.lower()
             uri = f"{folder}{os.sep}{name}"
             inside = os.path.relpath(uri, top)
-            wanted = all_files or extension in EXTENSIONS
-            if wanted and (pattern is None or fnmatch(inside, pattern) or fnmatch(name, pattern)):
+            if not all_files and extension not in EXTENSIONS:
+                gathered.ignored[extension] += 1
+            elif pattern is None or fnmatch(inside, pattern) or fnmatch(name, pattern):
                 found.append({"uri": uri})
             else:
-                gathered.ignored[extension] += 1
+                unmatched += 1
+    if unmatched:
+        gathered.notes.append(f"{root}: {unmatched:,} files do not match {pattern!r}.")
     return found
 
 
