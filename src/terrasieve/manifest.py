@@ -8,6 +8,7 @@ Source of the file's metadata: GeoParquet 1.1.0 (OGC), its CRS left out, which m
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -102,7 +103,8 @@ def write(table: pa.Table, path: str | Path) -> None:
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error}. Choose another place for the manifest.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def read(path: str | Path, columns: Sequence[str] | None = None, *, empty_ok: bool = False) -> pa.Table:

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from terrasieve.imagery.unreadable import UnreadableImage
 Verify = Literal["header", "ends", "decode"]
 _CHUNK = 128  # files per task: small enough to share out, large enough that passing them costs nothing
 _ALONE = 1024  # fewer files are read in this process, in less time than others take to start
+_START: str | None = None  # how worker processes start: Python's default
 
 
 @dataclass
@@ -113,8 +115,9 @@ def scan(
     Args:
         paths: folders (searched whole, hidden files left out), files, and CSV files that name images (``tables``).
         pattern: glob that a file's name, or its path inside its folder, has to match.
-        labels: "auto" = a folder's name where all images lie in two or more class folders; "folder" = always the
-            name of the folder that holds the image; "none". Folders named train, val, test give the split.
+        labels: "auto" = the folder's name, where all images lie in two or more class folders of two or more images
+            each; "folder" = always the name of the folder that holds the image; "none". Folders named train, val,
+            test give the split.
         csv: adds what it says to the files found; what a CSV says goes before what a file says.
         verify: "header" believes the file's first bytes, "ends" also finds cut files without decoding, "decode"
             decodes every pixel.
@@ -134,12 +137,17 @@ def scan(
     inspect = partial(inspect_files, verify=verify, max_pixels=max_pixels)
     summary = Summary(ignored=gathered.ignored, notes=gathered.notes)
     rows = []
-    for row, format_name in _inspected(gathered, inspect, workers or len(os.sched_getaffinity(0))):
+    for row, format_name in _inspected(gathered, inspect, workers or _cores()):
         summary.count(row, format_name)
         rows.append(row)
         if on_file is not None:
             on_file(len(rows), len(gathered.entries))
     return ScanResult(manifest.rows_to_table(rows), summary)
+
+
+def _cores() -> int:
+    # A container's share of the machine, where the system tells it.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _Inspect = Callable[[list[Entry]], list[tuple[dict[str, Any], str]]]
@@ -154,7 +162,7 @@ def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[
         return
     done = 0
     try:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, get_context(_START)) as pool:
             for part in pool.map(inspect, chunks):
                 done += 1
                 yield from part
@@ -166,7 +174,7 @@ def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[
 def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[str, Any], str]]:
     """Inspect files of which one has killed its process (a decoder that crashes), so that only that one is lost."""
     try:
-        with ProcessPoolExecutor(1) as pool:
+        with ProcessPoolExecutor(1, get_context(_START)) as pool:
             yield from pool.submit(inspect, chunk).result()
             return
     except BrokenProcessPool:

@@ -86,6 +86,7 @@ def _endings() -> str:
 
 def _walk(root: Path, pattern: str | None, all_files: bool, gathered: Gathered) -> list[Entry]:
     found: list[Entry] = []
+    unmatched = 0
 
     def denied(error: OSError) -> None:
         code = "permission_denied" if isinstance(error, PermissionError) else "unreadable"
@@ -99,11 +100,14 @@ def _walk(root: Path, pattern: str | None, all_files: bool, gathered: Gathered) 
             extension = PurePath(name).suffix.lower()
             uri = f"{folder}{os.sep}{name}"
             inside = os.path.relpath(uri, top)
-            wanted = all_files or extension in EXTENSIONS
-            if wanted and (pattern is None or fnmatch(inside, pattern) or fnmatch(name, pattern)):
+            if not all_files and extension not in EXTENSIONS:
+                gathered.ignored[extension] += 1
+            elif pattern is None or fnmatch(inside, pattern) or fnmatch(name, pattern):
                 found.append({"uri": uri})
             else:
-                gathered.ignored[extension] += 1
+                unmatched += 1
+    if unmatched:
+        gathered.notes.append(f"{root}: {unmatched:,} files do not match {pattern!r}.")
     return found
 
 
@@ -130,6 +134,8 @@ def _label(root: Path, entries: list[Entry], labels: Labels, gathered: Gathered)
         for entry, place in zip(usable, places, strict=True):
             entry["split"] = split_name(place[0])
         places = [place[1:] for place in places]
+    while places and len({place[0] for place in places}) == 1 and all(len(place) > 1 for place in places):
+        places = [place[1:] for place in places]  # ucmerced/Images/forest/...: one folder is nobody's class
     if labels == "folder":
         for entry in usable:
             entry["label"] = PurePath(entry["uri"]).parent.name
@@ -137,9 +143,9 @@ def _label(root: Path, entries: list[Entry], labels: Labels, gathered: Gathered)
     names: defaultdict[str, set[str]] = defaultdict(set)
     for place in places:
         names[place[0]].add(place[-1])
-    if len(names) < 2 or any(len(place) != 2 for place in places):
-        return
     sets = list(names.values())
+    if len(names) < 2 or any(len(place) != 2 for place in places) or min(map(len, sets)) < 2:
+        return
     if len(sets[0]) < _SAMPLE_FILES and all(each == sets[0] for each in sets):
         gathered.notes.append(
             f"{root}: {len(names)} folders hold the same file names, so they are taken for samples, not for classes "
