@@ -1,0 +1,1 @@
+"""Imagery: sensors' bands, windowed decoding, footprints and a procedural Earth."""
