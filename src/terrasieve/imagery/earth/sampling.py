@@ -53,29 +53,40 @@ def sample_places(
     Raises:
         UserError: a scene is unknown, or the world has no such place.
     """
+    return [
+        sample_place(i, seed, gsd_m=gsd_m, size_px=size_px, bands=bands, dtype=dtype, scenes=scenes, series=series)
+        for i in range(n)
+    ]
+
+
+def sample_place(
+    index: int,
+    seed: int = 0,
+    *,
+    gsd_m: float | Sequence[float] = 10.0,
+    size_px: int = 96,
+    bands: tuple[str, ...] = ("blue", "green", "red", "nir"),
+    dtype: Literal["uint8", "uint16"] = "uint16",
+    scenes: Sequence[str] = SCENES,
+    series: int = 0,
+) -> Place:
+    """Draw place ``index`` of :func:`sample_places`: a function of its arguments, whatever was drawn before."""
     unknown = [scene for scene in scenes if scene not in SCENES]
     if unknown or not scenes:
         raise UserError(f"sample_places: no scene {unknown or '(none asked)'}; choose from {', '.join(SCENES)}")
     choices = [float(gsd_m)] if isinstance(gsd_m, (int, float)) else [float(value) for value in gsd_m]
-    model = Place(0.0, 0.0, choices[0], bands=bands, size_px=size_px, dtype=dtype)
-    return [_place(index, seed, series, model, choices, scenes) for index in range(n)]
-
-
-def _place(
-    index: int, seed: int, series: int, model: Place, choices: Sequence[float], scenes: Sequence[str]
-) -> Place:
-    """Return place ``index`` of a series: a function of its arguments alone, whatever was drawn before."""
     rng = numpy_generator(seed, "earth.place", series, index)
     order = numpy_generator(seed, "earth.scenes", series, index // len(scenes)).permutation(len(scenes))
     wanted = scenes[order[index % len(scenes)]]
     day = FIRST_DAY + datetime.timedelta(days=int(rng.integers((LAST_DAY - FIRST_DAY).days + 1)))
-    model = replace(model, gsd_m=choices[int(rng.integers(len(choices)))], date=day)
+    gsd = choices[int(rng.integers(len(choices)))]
+    model = Place(0.0, 0.0, gsd, day, bands, size_px, dtype)
     world = world_key(seed)
     for lon, lat in _proposals(wanted, rng, world):
         place = replace(model, lon=lon, lat=lat)
         if _preview(place, world) == wanted:
             return place
-    raise UserError(f"sample_places: world {seed} shows no {wanted!r} at {model.gsd_m} m; try another seed or scene")
+    raise UserError(f"sample_places: world {seed} shows no {wanted!r} at {gsd} m; try another seed or scene")
 
 
 def _preview(place: Place, world: int) -> str:
