@@ -10,4 +10,17 @@ from terrasieve.imagery.earth.materials import BANDS, LAND_COVER
 from terrasieve.imagery.earth.sampling import sample_place, sample_places
 from terrasieve.imagery.earth.write import split_of, write_chips
 
-__all__ = ["BANDS", "LAND_COVER", "RGB", "SCENES", "Box", "Chip", "Place", "render", "sample_place", "sample_places", "split_of", "write_chips"]
+__all__ = [
+    "BANDS",
+    "LAND_COVER",
+    "RGB",
+    "SCENES",
+    "Box",
+    "Chip",
+    "Place",
+    "render",
+    "sample_place",
+    "sample_places",
+    "split_of",
+    "write_chips",
+]

@@ -15,7 +15,7 @@ from terrasieve.imagery.earth.cover import Array
 from terrasieve.imagery.earth.grid import Grid
 from terrasieve.imagery.earth.materials import BAND_NM, BANDS
 from terrasieve.imagery.earth.noise import compiled, fractal, lattice, step, unit
-from terrasieve.imagery.earth.planet import COVER, FIELDS, HAZE, SUN_X, SUN_Y, SUN_Z, Nodes, at
+from terrasieve.imagery.earth.planet import COVER, FIELDS, HAZE, SUN_X, SUN_Y, SUN_Z, Nodes, across, along
 from terrasieve.keyed import numpy_generator
 
 Image = NDArray[np.float32]
@@ -28,7 +28,7 @@ def cloudiness(x: float, y: float, cover: float, gsd_m: float, key: int) -> floa
     if cover < 0.03:
         return 0.0
     wx = 260.0 * fractal(x, y, 1500.0, 2, 0.5, gsd_m, key + 10)
-    puff = fractal(x + wx, y - wx, 2600.0, 6, 0.56, gsd_m, key)
+    puff = fractal(x + wx, y - wx, 2600.0, 7, 0.6, gsd_m, key)
     edge = 0.85 - 1.25 * cover
     return step(edge, edge + 0.42, puff)
 
@@ -38,12 +38,13 @@ def _air(
     image: Image, cloud: NDArray[np.bool_], air: Array, values: Array, ni: int, nj: int, column: int, row: int,
     gsd_m: float, key: int,
 ) -> None:  # fmt: skip
-    f = np.empty(FIELDS)
+    line, f = np.empty((values.shape[1], FIELDS)), np.empty(FIELDS)
     for r in range(image.shape[1]):
         y = -(row + r + 0.5) * gsd_m
+        across(line, values, nj, y)
         for c in range(image.shape[2]):
             x = (column + c + 0.5) * gsd_m
-            at(f, values, ni, nj, x, y)
+            along(f, line, ni, x, HAZE + 1)
             reach = CLOUD_TOP_M / f[SUN_Z]
             opaque = cloudiness(x, y, f[COVER], gsd_m, key)
             above = cloudiness(x + f[SUN_X] * reach, y + f[SUN_Y] * reach, f[COVER], gsd_m, key)
@@ -54,7 +55,7 @@ def _air(
             for b in range(image.shape[0]):
                 value = image[b, r, c] * light
                 value += opaque * (bright * air[2, b] - value)
-                value = value * (1.0 - 0.5 * f[HAZE] * air[0, b]) + f[HAZE] * air[0, b] * 0.24
+                value = value * (1.0 - 0.3 * f[HAZE] * air[0, b]) + f[HAZE] * air[0, b] * 0.11
                 if b % 2 == 0 and b > 0:
                     bits = lattice(column + c, row + r, key + 30 + b)
                 grain = unit(bits, 2 * (b % 2)) + unit(bits, 2 * (b % 2) + 1) - 1.0
@@ -94,9 +95,9 @@ def to_reflectance_dn(image: Image) -> NDArray[np.uint16]:
 
 
 def to_display(image: Image) -> NDArray[np.uint8]:
-    """Convert reflectance to 8-bit display values: a gamma curve with a soft shoulder for snow and cloud."""
+    """Convert reflectance to 8-bit display values: nearly linear with a soft shoulder for snow and cloud."""
     return _DISPLAY[(image * np.float32(2048.0)).clip(0, _DISPLAY.size - 1).astype(np.intp)]
 
 
 # A table, since exp and power may round differently in the body and in the tail of a vectorised loop.
-_DISPLAY = (255.0 * (1.0 - np.exp(-1.35 * (2.7 * np.arange(4096) / 2048.0) ** 0.86)) + 0.5).astype(np.uint8)
+_DISPLAY = (255.0 * (1.0 - np.exp(-4.2 * np.arange(4096) / 2048.0)) + 0.5).astype(np.uint8)

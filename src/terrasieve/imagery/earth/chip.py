@@ -143,15 +143,16 @@ def ground(place: Place, grid: Grid, world: int) -> Ground:
     coarse = planet.nodes(grid, place.date, world)
     local = world + 1009 * (grid.zone + 1)
     found = sites.sites(grid, coarse, local)
-    heights = terrain.heights(grid, coarse, local)
-    image, mask, zone = surface.ground(grid, place.date, place.bands, coarse, heights, found, local)
+    heights, roads = terrain.heights(grid, coarse, local), sites.roads(grid, coarse, local)
+    image, mask, zone = surface.ground(grid, place.date, place.bands, coarse, heights, found, roads, local)
     things = objects.objects(grid, place.date.toordinal(), coarse, found, local)
     draw.draw(image, mask, grid, place.bands, coarse, things, local)
     counts = np.bincount(mask.ravel(), minlength=len(materials.LAND_COVER))
     # Bare ground counts as mountain in a range and as desert elsewhere.
     rows, columns = coarse.values.shape[:2]
     is_high = bool(coarse.values[rows // 2, columns // 2, planet.ROUGH] > 700.0)
-    label = scene(counts, np.bincount(zone.ravel(), minlength=4), is_high)
+    area_km2 = (place.size_px * place.gsd_m / 1000.0) ** 2
+    label = scene(counts, np.bincount(zone.ravel(), minlength=4), area_km2, is_high)
     return Ground(image, mask, label, counts, coarse, things)
 
 
@@ -185,11 +186,11 @@ def _present(counts: NDArray[np.intp]) -> tuple[str, ...]:
     return tuple(np.array(materials.LAND_COVER)[counts >= np.maximum(least, 1)].tolist())
 
 
-def scene(counts: NDArray[np.intp], zones: NDArray[np.intp], is_high: bool) -> str:
+def scene(counts: NDArray[np.intp], zones: NDArray[np.intp], area_km2: float, is_high: bool) -> str:
     """Name the scene from pixels per land cover and per zone: works of people first, then water, then the rest."""
     share = counts / counts.sum()
     zone = zones / zones.sum()
-    if zone[surface.PORT] > 0.25:
+    if zone[surface.PORT] > 0.25 or zone[surface.PORT] * area_km2 > 0.45:
         return "harbour"
     if zone[surface.DENSE] > 0.3:
         return "town"

@@ -46,7 +46,9 @@ def _cover(thing: Array, x: float, y: float, gsd_m: float) -> float:
 
 
 @compiled
-def _window(thing: Array, dx: float, dy: float, column: int, row: int, size: int, gsd_m: float) -> tuple[int, int, int, int]:
+def _window(
+    thing: Array, dx: float, dy: float, column: int, row: int, size: int, gsd_m: float
+) -> tuple[int, int, int, int]:
     """Return first and last pixel columns and rows that an object moved by (dx, dy) metres may touch."""
     reach = 0.5 * np.sqrt(thing[o.LENGTH] ** 2 + thing[o.WIDTH] ** 2) + gsd_m
     x, y = thing[o.X] + dx, thing[o.Y] + dy
@@ -118,9 +120,7 @@ def _suns(things: Array, values: Array, ni: int, nj: int) -> Array:
     return out
 
 
-def draw(
-    image: Image, mask: Mask, grid: Grid, bands: tuple[str, ...], coarse: Nodes, things: Array, key: int
-) -> None:
+def draw(image: Image, mask: Mask, grid: Grid, bands: tuple[str, ...], coarse: Nodes, things: Array, key: int) -> None:
     """Paint objects into a chip, in place.
 
     Args:

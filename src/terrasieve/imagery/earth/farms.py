@@ -7,7 +7,6 @@ Stands beside natural cover. A parcel comes from splitting a square of its distr
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from terrasieve.imagery.earth import materials as m
 from terrasieve.imagery.earth.cover import Array, Pixel, blend, brighten, covered, grass, trees
@@ -50,9 +49,7 @@ def split(u: float, v: float, side_m: float, least_m: float, levels: int, bits: 
 
 
 @compiled
-def _crop(
-    pixel: Pixel, table: Pixel, growth: Array, bits: np.uint64, row_m: float, warp: float, gsd_m: float
-) -> None:
+def _crop(pixel: Pixel, table: Pixel, growth: Array, bits: np.uint64, row_m: float, warp: float, gsd_m: float) -> None:
     """Paint a crop over the soil: as green, as ripe and as uneven as the calendar and the parcel's hash say."""
     green, straw, bloom = growth[0], growth[1], growth[2]
     blend(pixel, table, m.DARK_SOIL, 0.8 * unit(bits, 1) * (unit(bits, 2) > 0.5))
@@ -75,7 +72,9 @@ def field(
 ) -> int:  # fmt: skip
     """Paint farmland over bare ground; the crop of a parcel changes from year to year, its outline never."""
     bend = 420.0 * noise(x / 4000.0, y / 4000.0, key + 501)
-    district = lattice(np.int64(np.floor((x + bend) / DISTRICT_M)), np.int64(np.floor((y - bend) / DISTRICT_M)), key + 502)
+    district = lattice(
+        np.int64(np.floor((x + bend) / DISTRICT_M)), np.int64(np.floor((y - bend) / DISTRICT_M)), key + 502
+    )
     angle = np.pi * unit(district) * (unit(district, 3) > 0.3)
     cos, sin = np.cos(angle), np.sin(angle)
     arid = f[MOIST] < 0.34

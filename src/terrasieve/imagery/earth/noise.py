@@ -52,11 +52,10 @@ def step(low: float, high: float, x: float) -> float:
 
 
 @compiled
-def slope(bits: np.uint64, dx: float, dy: float) -> float:
-    """Project an offset on the lattice point's random gradient."""
+def gradient(bits: np.uint64) -> tuple[float, float]:
+    """Return a lattice point's random gradient, uniform in a square of half side 1."""
     gx = np.int64(bits & np.uint64(0xFFFF)) * (1.0 / 32768.0) - 1.0
-    gy = np.int64((bits >> np.uint64(16)) & np.uint64(0xFFFF)) * (1.0 / 32768.0) - 1.0
-    return gx * dx + gy * dy
+    return gx, np.int64((bits >> np.uint64(16)) & np.uint64(0xFFFF)) * (1.0 / 32768.0) - 1.0
 
 
 @compiled
@@ -67,10 +66,12 @@ def noise(x: float, y: float, key: int) -> float:
     x, y = x - fx, y - fy
     u = x * x * x * (x * (x * 6.0 - 15.0) + 10.0)
     v = y * y * y * (y * (y * 6.0 - 15.0) + 10.0)
-    a = slope(lattice(i, j, key), x, y)
-    b = slope(lattice(i + 1, j, key), x - 1.0, y)
-    c = slope(lattice(i, j + 1, key), x, y - 1.0)
-    d = slope(lattice(i + 1, j + 1, key), x - 1.0, y - 1.0)
+    ax, ay = gradient(lattice(i, j, key))
+    bx, by = gradient(lattice(i + 1, j, key))
+    cx, cy = gradient(lattice(i, j + 1, key))
+    dx, dy = gradient(lattice(i + 1, j + 1, key))
+    a, b = ax * x + ay * y, bx * (x - 1.0) + by * y
+    c, d = cx * x + cy * (y - 1.0), dx * (x - 1.0) + dy * (y - 1.0)
     top = a + u * (b - a)
     return 1.4 * (top + v * (c + u * (d - c) - top))
 
@@ -78,11 +79,21 @@ def noise(x: float, y: float, key: int) -> float:
 @compiled
 def contour(x: float, y: float, key: int) -> float:
     """Return the distance, in wavelengths, to the zero contour of noise: |n| / |grad n|, signed by n."""
-    e = 0.02
-    n = noise(x, y, key)
-    gx = noise(x + e, y, key) - n
-    gy = noise(x, y + e, key) - n
-    return n * e / (np.sqrt(gx * gx + gy * gy) + 0.15 * e)
+    fx, fy = np.floor(x), np.floor(y)
+    i, j = np.int64(fx), np.int64(fy)
+    x, y = x - fx, y - fy
+    u, v = x * x * x * (x * (x * 6.0 - 15.0) + 10.0), y * y * y * (y * (y * 6.0 - 15.0) + 10.0)
+    du, dv = 30.0 * x * x * (x - 1.0) ** 2, 30.0 * y * y * (y - 1.0) ** 2
+    ax, ay = gradient(lattice(i, j, key))
+    bx, by = gradient(lattice(i + 1, j, key))
+    cx, cy = gradient(lattice(i, j + 1, key))
+    dx, dy = gradient(lattice(i + 1, j + 1, key))
+    a, b = ax * x + ay * y, bx * (x - 1.0) + by * y
+    c, d = cx * x + cy * (y - 1.0), dx * (x - 1.0) + dy * (y - 1.0)
+    n = a + u * (b - a) + v * (c - a + u * (a - b - c + d))
+    nx = ax + u * (bx - ax) + v * (cx - ax + u * (ax - bx - cx + dx)) + du * (b - a + v * (a - b - c + d))
+    ny = ay + u * (by - ay) + v * (cy - ay + u * (ay - by - cy + dy)) + dv * (c - a + u * (a - b - c + d))
+    return n / (np.sqrt(nx * nx + ny * ny) + 0.1)
 
 
 @compiled

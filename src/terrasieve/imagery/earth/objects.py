@@ -41,7 +41,7 @@ def _put(
 def _roof(bits: np.uint64, style: int, large: bool) -> int:
     draw = unit(bits, 3)
     if large:
-        return m.WHITE_ROOF if draw < 0.45 else m.GREY_ROOF if draw < 0.85 else m.BLUE_ROOF
+        return m.WHITE_ROOF if draw < 0.25 else m.GREY_ROOF if draw < 0.9 else m.BLUE_ROOF
     if style % 3 == 0:
         return m.RED_ROOF if draw < 0.8 else m.BROWN_ROOF
     if style % 3 == 1:
@@ -68,7 +68,9 @@ def _lot(
     x = site[s.X] + p * site[s.COS] - q * site[s.SIN]
     y = site[s.Y] + p * site[s.SIN] + q * site[s.COS]
     roof = _roof(bits, np.int64(site[s.HASH]), large)
-    return _put(out, n, m.BUILDING, x, y, length, width, site[s.COS], site[s.SIN], tall, roof, 0.75 + 0.5 * unit(bits, 1))
+    return _put(
+        out, n, m.BUILDING, x, y, length, width, site[s.COS], site[s.SIN], tall, roof, 0.75 + 0.5 * unit(bits, 1)
+    )
 
 
 @compiled
@@ -142,7 +144,9 @@ def _harbour(out: Array, n: int, site: Array, day: int, key: int) -> int:
                 continue
             if (np.int64(site[s.HASH]) % 2 == 0) == (p > 0.2 * radius):
                 round_m = 32.0 + 26.0 * unit(bits, 1)
-                n = _put(out, n, m.TANK, x, y, round_m, round_m, cos, sin, 14.0, m.WHITE_ROOF, 0.75 + 0.4 * unit(bits, 2))
+                n = _put(
+                    out, n, m.TANK, x, y, round_m, round_m, cos, sin, 14.0, m.WHITE_ROOF, 0.75 + 0.4 * unit(bits, 2)
+                )
             else:
                 long_m, wide_m = radius / 6.5 * (0.55 + 0.3 * unit(bits, 1)), 34.0 + 34.0 * unit(bits, 2)
                 n = _put(out, n, m.BUILDING, x, y, long_m, wide_m, cos, sin, 10.0, _roof(bits, 1, True), 1.0)
@@ -154,8 +158,12 @@ def _lanes(
     out: Array, n: int, bounds: Array, found: Array, values: Array, ni: int, nj: int, f: Array, day: int, key: int
 ) -> int:
     """Put ships on the open sea: rare far out, more of them where people live near."""
-    for j in range(np.int64(np.floor((bounds[1] - PAD_M) / LANE_M)), np.int64(np.floor((bounds[3] + PAD_M) / LANE_M)) + 1):
-        for i in range(np.int64(np.floor((bounds[0] - PAD_M) / LANE_M)), np.int64(np.floor((bounds[2] + PAD_M) / LANE_M)) + 1):
+    for j in range(
+        np.int64(np.floor((bounds[1] - PAD_M) / LANE_M)), np.int64(np.floor((bounds[3] + PAD_M) / LANE_M)) + 1
+    ):
+        for i in range(
+            np.int64(np.floor((bounds[0] - PAD_M) / LANE_M)), np.int64(np.floor((bounds[2] + PAD_M) / LANE_M)) + 1
+        ):
             bits, more = lattice(i, j + 4096 * day, key + 821), lattice(i, j + 4096 * day, key + 822)
             if unit(bits) > 0.5:
                 continue

@@ -20,9 +20,12 @@ from terrasieve.imagery.earth.noise import compiled, sphere, step
 PITCH_M = 2048.0
 MARGIN = 4  # nodes around a chip, so that the towns and harbours that reach into it can be found
 # Rows of the field array. BASE, ROUGH: metres of mean height and of relief. TEMP: annual mean, degrees C at sea level.
-# MOIST, PEOPLE, DUNES, COVER, HAZE: 0 to 1. SUMMER: -1 (midwinter) to 1. SUN: unit vector east, north, up.
-BASE, ROUGH, TEMP, MOIST, PEOPLE, DUNES, SUMMER, SUN_X, SUN_Y, SUN_Z, COVER, HAZE = range(12)
-FIELDS = 12
+# MOIST, PEOPLE, DUNES, COVER, HAZE: 0 to 1. REGION, IRON, LAKES, RIVERS, MUD: noise of tens of kilometres, about
+# -1 to 1. SUMMER: -1 (midwinter) to 1. SUN: unit vector east, north, up.
+(
+    BASE, ROUGH, TEMP, MOIST, PEOPLE, DUNES, SUMMER, SUN_X, SUN_Y, SUN_Z, COVER, HAZE, REGION, IRON, LAKES, RIVERS, MUD,
+) = range(17)  # fmt: skip
+FIELDS = 17
 
 Array = NDArray[np.float64]
 
@@ -58,8 +61,8 @@ def _climate(out: Array, p: Array, latitude: float, key: int) -> None:
     ridge = 1.0 - abs(_octaves(p, 4.0, 4, key + 10))
     young = step(0.78, 0.97, ridge) * step(-0.02, 0.1, land)
     swell = step(-0.5, 0.8, _octaves(p, 25.0, 3, key + 20))
-    out[ROUGH] = 25.0 + 170.0 * swell * swell + 2300.0 * young
-    out[BASE] = 3000.0 * land if land < 0.0 else 90.0 * np.tanh(33.0 * land) + 500.0 * land + 0.45 * 2300.0 * young
+    out[ROUGH] = 25.0 + 170.0 * swell * swell + 1600.0 * young
+    out[BASE] = 3000.0 * land if land < 0.0 else 90.0 * np.tanh(33.0 * land) + 500.0 * land + 0.6 * 1600.0 * young
     sine = abs(np.sin(latitude))
     cold = 46.0 * sine**3 + (22.0 if latitude < 0.0 else 6.0) * step(0.88, 0.96, sine)
     out[TEMP] = 28.0 - cold + 4.0 * _octaves(p, 6.0, 3, key + 30)
@@ -89,13 +92,13 @@ def _sun(out: Array, latitude: float, day_of_year: float) -> None:
 @compiled
 def _weather(out: Array, p: Array, day: int, key: int) -> None:
     front = _octaves(p, 14.0, 3, key + 1000 + 17 * day)
-    out[COVER] = min(max(0.9 * (front + 0.3 * (out[MOIST] - 0.5)) - 0.12, 0.0), 0.9)
+    out[COVER] = min(max(0.85 * (front + 0.3 * (out[MOIST] - 0.5)) - 0.17, 0.0), 0.62)
     out[HAZE] = step(-1.0, 1.2, _octaves(p, 9.0, 2, key + 2000 + 17 * day))
 
 
 @compiled
 def _fill(longitude: Array, latitude: Array, day: int, day_of_year: float, key: int) -> Array:
-    out = np.empty((longitude.size, FIELDS))
+    out = np.zeros((longitude.size, FIELDS))
     p = np.empty(3)
     for n in range(longitude.size):
         lon, lat = np.radians(longitude[n]), np.radians(latitude[n])
@@ -103,6 +106,8 @@ def _fill(longitude: Array, latitude: Array, day: int, day_of_year: float, key: 
         _climate(out[n], p, lat, key)
         _sun(out[n], lat, day_of_year)
         _weather(out[n], p, day, key)
+        for extra, frequency in ((REGION, 260.0), (IRON, 210.0), (LAKES, 160.0), (RIVERS, 190.0), (MUD, 700.0)):
+            out[n, extra] = sphere(p[0] * frequency, p[1] * frequency, p[2] * frequency, key + 70 + extra)
     return out
 
 
@@ -132,13 +137,33 @@ def nodes(grid: Grid, date: datetime.date, key: int) -> Nodes:
 
 
 @compiled
+def across(line: Array, values: Array, row: int, y_m: float) -> None:
+    """Interpolate the node rows to a northing: (rows, columns, FIELDS) to (columns, FIELDS)."""
+    fy = y_m / PITCH_M
+    iy = np.int64(np.floor(fy))
+    v, j = fy - iy, iy - row
+    for i in range(values.shape[1]):
+        for f in range(FIELDS):
+            line[i, f] = values[j, i, f] + v * (values[j + 1, i, f] - values[j, i, f])
+
+
+@compiled
+def along(out: Array, line: Array, column: int, x_m: float, first: int) -> None:
+    """Interpolate the ``first`` fields of a line of :func:`across` to an easting."""
+    fx = x_m / PITCH_M
+    ix = np.int64(np.floor(fx))
+    u, i = fx - ix, ix - column
+    for f in range(first):
+        out[f] = line[i, f] + u * (line[i + 1, f] - line[i, f])
+
+
+@compiled
 def at(out: Array, values: Array, column: int, row: int, x_m: float, y_m: float) -> None:
-    """Interpolate the fields bilinearly at a position in world metres."""
+    """Interpolate the fields bilinearly at one position in world metres."""
     fx, fy = x_m / PITCH_M, y_m / PITCH_M
     ix, iy = np.int64(np.floor(fx)), np.int64(np.floor(fy))
-    u, v = fx - ix, fy - iy
-    i, j = ix - column, iy - row
-    for f in range(values.shape[2]):
-        low = values[j, i, f] + u * (values[j, i + 1, f] - values[j, i, f])
-        high = values[j + 1, i, f] + u * (values[j + 1, i + 1, f] - values[j + 1, i, f])
-        out[f] = low + v * (high - low)
+    u, v, i, j = fx - ix, fy - iy, ix - column, iy - row
+    for f in range(FIELDS):
+        left = values[j, i, f] + v * (values[j + 1, i, f] - values[j, i, f])
+        right = values[j, i + 1, f] + v * (values[j + 1, i + 1, f] - values[j, i + 1, f])
+        out[f] = left + u * (right - left)

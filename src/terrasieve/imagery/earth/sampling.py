@@ -99,7 +99,7 @@ def _preview(place: Place, world: int) -> str:
 
 def _proposals(wanted: str, rng: np.random.Generator, world: int) -> Iterator[tuple[float, float]]:
     """Yield positions, degrees, that the coarse fields do not rule out."""
-    for _ in range(200):
+    for _ in range(120):
         lon = rng.uniform(-180.0, 180.0, 256)
         lat = np.degrees(np.arcsin(rng.uniform(-1.0, 1.0, 256)))
         fields = planet.fields(lon, lat, FIRST_DAY, world)
@@ -125,7 +125,7 @@ def _possible(wanted: str, f: NDArray[np.float64]) -> NDArray[np.bool_]:
         "grassland": (base > 10.0) & (moist > 0.15),
         "desert": (base > 10.0) & (moist < 0.25) & (rough < 700.0),
         "mountain": (base > 10.0) & (rough > 700.0),
-        "snow_ice": (temp < -11.0) | (rough > 900.0),
+        "snow_ice": (base > -20.0) & ((temp < -11.0) | (rough > 900.0)),
     }
     return rules[wanted]
 

@@ -17,6 +17,7 @@ from terrasieve.imagery.earth.terrain import fresh_water, height
 
 CELL_M = 3600.0
 REACH_M = 3900.0  # no site changes the ground farther than this from its centre
+BEND_M = 130.0  # a road strays less than this from its straight line
 VILLAGE, TOWN, HARBOUR, SOLAR_FARM = 1, 2, 3, 4
 # Columns of a site: x and y axes of its own frame are (COS, SIN) and (-SIN, COS); a harbour's second axis is seaward.
 KIND, X, Y, RADIUS, COS, SIN, BLOCK, STREET, HASH = range(9)
@@ -41,7 +42,10 @@ def _shore(out: Array, f: Array, values: Array, ni: int, nj: int, key: int) -> b
         move = min(max(-h / norm, -700.0), 700.0)
         if abs(move) < 15.0:
             dx, dy = out[X] - x0, out[Y] - y0
-            return dx * dx + dy * dy < 2600.0**2
+            far_x, far_y = -1300.0 * out[SIN], 1300.0 * out[COS]
+            open_sea = height(out[X] + far_x, out[Y] + far_y, f, 150.0, key) < -2.0
+            open_sea &= height(out[X] + 2.0 * far_x, out[Y] + 2.0 * far_y, f, 150.0, key) < -2.0
+            return open_sea and dx * dx + dy * dy < 2600.0**2
         out[X] += move * gx / norm
         out[Y] += move * gy / norm
         if abs(out[X] - x0) > 3500.0 or abs(out[Y] - y0) > 3500.0:
@@ -97,6 +101,56 @@ def _sites(left: float, bottom: float, right: float, top: float, values: Array, 
 def sites(grid: Grid, coarse: Nodes, key: int) -> Array:
     """Return (N, COLUMNS) sites that reach into a chip, in the order of the lattice."""
     return _sites(*grid.bounds_m, coarse.values, coarse.column, coarse.row, key)
+
+
+@compiled
+def _knot(i: int, j: int, values: Array, ni: int, nj: int, f: Array, key: int) -> tuple[float, float, bool]:
+    """Return where a lattice cell's roads meet (its town, if it has one), and whether anybody lives there."""
+    bits = lattice(i, j, key + 600)
+    x, y = (i + 0.2 + 0.6 * unit(bits)) * CELL_M, (j + 0.2 + 0.6 * unit(bits, 1)) * CELL_M
+    at(f, values, ni, nj, x, y)
+    lived_in = f[PEOPLE] > 0.1 + 0.15 * unit(bits, 3) and f[ROUGH] < 600.0
+    return x, y, lived_in and height(x, y, f, 150.0, key) > 3.0
+
+
+@compiled
+def _roads(left: float, bottom: float, right: float, top: float, values: Array, ni: int, nj: int, key: int) -> Array:
+    i0, i1 = np.int64(np.floor(left / CELL_M)) - 1, np.int64(np.floor(right / CELL_M)) + 1
+    j0, j1 = np.int64(np.floor(bottom / CELL_M)) - 1, np.int64(np.floor(top / CELL_M)) + 1
+    out, f, n = np.empty((3 * (i1 - i0 + 1) * (j1 - j0 + 1), 4)), np.empty(FIELDS), 0
+    for j in range(j0, j1 + 1):
+        for i in range(i0, i1 + 1):
+            x0, y0, here = _knot(i, j, values, ni, nj, f, key)
+            for way in range(3):
+                x1, y1, there = _knot(i + (way != 1), j + (way != 0), values, ni, nj, f, key)
+                if not (here and there) or unit(lattice(i, j, key + 620), way) > (0.8 if way < 2 else 0.3):
+                    continue
+                dry = height(0.5 * (x0 + x1), 0.5 * (y0 + y1), f, 150.0, key) > 1.0
+                near = min(x0, x1) < right + BEND_M and max(x0, x1) > left - BEND_M
+                if dry and near and min(y0, y1) < top + BEND_M and max(y0, y1) > bottom - BEND_M:
+                    out[n, 0], out[n, 1], out[n, 2], out[n, 3] = x0, y0, x1, y1
+                    n += 1
+    return out[:n]
+
+
+def roads(grid: Grid, coarse: Nodes, key: int) -> Array:
+    """Return (N, 4) country roads near a chip, as the ends x, y, x, y of their axes in world metres."""
+    return _roads(*grid.bounds_m, coarse.values, coarse.column, coarse.row, key)
+
+
+@compiled
+def road_axis(x: float, y: float, lines: Array, key: int) -> float:
+    """Return metres to the nearest road's axis; roads bend gently away from their straight line."""
+    best = 1e9
+    if lines.shape[0] == 0:
+        return best
+    x, y = x + 70.0 * noise(x / 1300.0, y / 1300.0, key + 621), y + 70.0 * noise(x / 1300.0, y / 1300.0, key + 622)
+    for n in range(lines.shape[0]):
+        ax, ay = lines[n, 2] - lines[n, 0], lines[n, 3] - lines[n, 1]
+        bx, by = x - lines[n, 0], y - lines[n, 1]
+        t = min(max((ax * bx + ay * by) / (ax * ax + ay * ay), 0.0), 1.0)
+        best = min(best, (bx - t * ax) ** 2 + (by - t * ay) ** 2)
+    return np.sqrt(best)
 
 
 @compiled

@@ -29,13 +29,32 @@ from terrasieve.imagery.earth.cover import (
 )
 from terrasieve.imagery.earth.farms import field
 from terrasieve.imagery.earth.grid import Grid
-from terrasieve.imagery.earth.noise import compiled, contour, fractal, lattice, noise, step, unit
-from terrasieve.imagery.earth.planet import BASE, FIELDS, MOIST, PEOPLE, ROUGH, SUMMER, SUN_X, SUN_Y, SUN_Z, TEMP, Nodes, at
+from terrasieve.imagery.earth.noise import compiled, fractal, lattice, noise, step, unit
+from terrasieve.imagery.earth.planet import (
+    BASE,
+    FIELDS,
+    MOIST,
+    PEOPLE,
+    ROUGH,
+    SUMMER,
+    SUN_X,
+    SUN_Y,
+    SUN_Z,
+    TEMP,
+    Nodes,
+    across,
+    along,
+)
 from terrasieve.imagery.earth.terrain import fresh_water
 
 Mask = NDArray[np.uint8]
 NATURE, SPARSE, DENSE, PORT = 0, 1, 2, 3  # zones: what the scene label looks at besides land cover
-ROAD_M = 6200.0
+
+
+@compiled
+def _kept(i: int, j: int, axis: int, site: Array, key: int) -> bool:
+    """Tell whether a village has the street along an edge of its block lattice."""
+    return unit(lattice(i, j, key + np.int64(site[s.HASH]) + 700 + axis)) < 0.62
 
 
 @compiled
@@ -62,6 +81,10 @@ def _town(
     half_p = site[s.STREET] + (3.5 if (dense and i % 4 == 0) else 0.0)
     half_q = site[s.STREET] + (3.5 if (dense and j % 4 == 0) else 0.0)
     edge_p, edge_q = min(a, size - a), min(b, size - b)
+    if not dense:
+        # A village keeps some of its streets only; the far edge of a block belongs to the next one.
+        edge_p = edge_p if _kept(i + (2.0 * a > size), j, 1, site, key) else size
+        edge_q = edge_q if _kept(i, j + (2.0 * b > size), 2, site, key) else size
     street = max(covered(half_p, edge_p, gsd_m), covered(half_q, edge_q, gsd_m))
     blend(pixel, table, m.GRAVEL, 0.5 * max(covered(half_p + 2.0, edge_p, gsd_m), covered(half_q + 2.0, edge_q, gsd_m)))
     blend(pixel, table, m.ASPHALT, 0.92 * street)
@@ -95,7 +118,9 @@ def _port(pixel: Pixel, table: Pixel, x: float, y: float, f: Array, site: Array,
         bits = lattice(np.int64(np.floor(p / 13.0)), np.int64(np.floor(q / 6.5)), key + 713)
         if unit(bits) < 0.6:
             pick = unit(bits, 1)
-            stack = m.RUST if pick < 0.35 else m.BLUE_ROOF if pick < 0.65 else m.GREY_ROOF if pick < 0.85 else m.WHITE_ROOF
+            stack = (
+                m.RUST if pick < 0.35 else m.BLUE_ROOF if pick < 0.65 else m.GREY_ROOF if pick < 0.85 else m.WHITE_ROOF
+            )
             blend(pixel, table, stack, 0.8)
             brighten(pixel, 0.75 + 0.5 * unit(bits, 2))
     return m.ROAD if lane > 0.5 else m.PAVEMENT
@@ -119,11 +144,10 @@ def _panels(pixel: Pixel, table: Pixel, x: float, y: float, f: Array, site: Arra
 @compiled
 def _open_land(
     pixel: Pixel, table: Pixel, x: float, y: float, f: Array, season: Array, calendar: Array, h: float, steep: float,
-    water_m: float, gsd_m: float, year: int, key: int,
+    water_m: float, roads: Array, gsd_m: float, year: int, key: int,
 ) -> int:  # fmt: skip
     """Paint land outside settlements: wild or farmed, beaches, and the roads through it."""
-    shore = 2.2 + 1.6 * noise(x / 800.0, y / 800.0, key + 731)
-    if h < shore and f[TEMP] > -3.0:
+    if h < 4.5 and f[TEMP] > -3.0 and h < 2.2 + 1.6 * noise(x / 800.0, y / 800.0, key + 731):
         tone = noise(x / 25.0, y / 25.0, key + 732)
         blend(pixel, table, m.BEACH, 1.0)
         blend(pixel, table, m.SOIL, 0.5 * step(0.6, 0.0, h) + 0.2 * tone)
@@ -135,25 +159,25 @@ def _open_land(
     else:
         wet = step(120.0, 10.0, water_m)
         kind = wild(pixel, table, x, y, f, season, h, steep, f[PEOPLE] * (1.0 - wet) - 0.5 * wet, gsd_m, key)
-    if f[PEOPLE] > 0.12 and f[ROUGH] < 500.0:
-        bend = 160.0 * noise(x / 1500.0, y / 1500.0, key + 733)
-        axis_m = contour((x + bend) / ROAD_M, (y - bend) / ROAD_M, key + 734) * ROAD_M
-        if abs(axis_m) < 8.0 + gsd_m:
-            blend(pixel, table, m.GRAVEL, 0.6 * covered(7.0, axis_m, gsd_m))
-            blend(pixel, table, m.ASPHALT, covered(4.5, axis_m, gsd_m))
-            if abs(axis_m) < 4.5:
-                return m.ROAD
+    axis_m = s.road_axis(x, y, roads, key)
+    if axis_m < 8.0 + gsd_m:
+        blend(pixel, table, m.GRAVEL, 0.6 * covered(7.0, axis_m, gsd_m))
+        blend(pixel, table, m.ASPHALT, covered(4.5, axis_m, gsd_m))
+        if axis_m < 4.5:
+            return m.ROAD
     return kind
 
 
 @compiled
-def _snow(pixel: Pixel, table: Pixel, x: float, y: float, f: Array, h: float, kind: int, gsd_m: float, key: int) -> None:
+def _snow(
+    pixel: Pixel, table: Pixel, x: float, y: float, f: Array, h: float, kind: int, gsd_m: float, key: int
+) -> None:
     """Whiten the ground in winter; trees and roads show through."""
     swing = 15.0 * step(26.0, 4.0, f[TEMP])
     warmth = f[TEMP] - 0.0065 * max(h, 0.0) + swing * f[SUMMER]
     if warmth > 2.0:
         return
-    patches = fractal(x, y, 1800.0, 5, 0.6, gsd_m, key + 741)
+    patches = fractal(x, y, 900.0, 4, 0.6, gsd_m, key + 741)
     share = step(0.0, -4.5, warmth + 2.5 * patches)
     blend(pixel, table, m.FRESH_SNOW, share * (0.3 if kind == m.FOREST else 0.45 if kind == m.ROAD else 0.88))
 
@@ -161,14 +185,17 @@ def _snow(pixel: Pixel, table: Pixel, x: float, y: float, f: Array, h: float, ki
 @compiled
 def _ground(
     image: NDArray[np.float32], mask: Mask, zone: Mask, heights: Array, table: Pixel, season: Array, calendar: Array,
-    found: Array, column: int, row: int, gsd_m: float, values: Array, ni: int, nj: int, year: int, key: int,
+    found: Array, roads: Array, column: int, row: int, gsd_m: float, values: Array, ni: int, nj: int, year: int,
+    key: int,
 ) -> None:  # fmt: skip
     f, pixel = np.empty(FIELDS), np.zeros(image.shape[0], np.float32)
+    line = np.empty((values.shape[1], FIELDS))
     for r in range(image.shape[1]):
         y = -(row + r + 0.5) * gsd_m
+        across(line, values, nj, y)
         for c in range(image.shape[2]):
             x = (column + c + 0.5) * gsd_m
-            at(f, values, ni, nj, x, y)
+            along(f, line, ni, x, FIELDS)
             h = heights[r + 1, c + 1]
             gx = (heights[r + 1, c + 2] - heights[r + 1, c]) / (2.0 * gsd_m)
             gy = (heights[r, c + 1] - heights[r + 2, c + 1]) / (2.0 * gsd_m)
@@ -184,7 +211,7 @@ def _ground(
                 water_m = fresh_water(x, y, f, gsd_m, key) if f[BASE] > -60.0 else 1000.0
                 place = NATURE
                 if n < 0 or s.hillside(h, steep) or water_m < 12.0:
-                    kind = _open_land(pixel, table, x, y, f, half, calendar, h, steep, water_m, gsd_m, year, key)
+                    kind = _open_land(pixel, table, x, y, f, half, calendar, h, steep, water_m, roads, gsd_m, year, key)
                 elif found[n, s.KIND] == s.SOLAR_FARM:
                     kind = _panels(pixel, table, x, y, f, found[n], gsd_m, key)
                 else:
@@ -192,8 +219,14 @@ def _ground(
                     place = DENSE if s.is_dense(found[n], inside) else SPARSE
                 if kind != m.SNOW:
                     _snow(pixel, table, x, y, f, h, kind, gsd_m, key)
-                light = (f[SUN_Z] - gx * f[SUN_X] - gy * f[SUN_Y]) / np.sqrt(1.0 + steep * steep) / f[SUN_Z]
-                light = min(max(0.22 + 0.78 * light, 0.2), 1.9)
+                # Low relief is hardly seen from above; soil, moisture and growth that follow it are.
+                bold = 1.0 + 2.5 * step(350.0, 60.0, f[ROUGH])
+                light = (
+                    (f[SUN_Z] - bold * (gx * f[SUN_X] + gy * f[SUN_Y])) / np.sqrt(1.0 + bold * steep * steep) / f[SUN_Z]
+                )
+                light = min(max(0.22 + 0.78 * light, 0.2), 1.7)
+                if gsd_m < 4.0:
+                    light *= 1.0 + 0.13 * fractal(x, y, 9.0, 4, 0.8, gsd_m, key + 750)
                 if water_m < 0.5 * gsd_m and kind != m.ROAD:
                     still_water(pixel, table, x, y, f, -water_m, gsd_m, key)
                     light = light if water_m > 0.0 else 1.0
@@ -214,7 +247,14 @@ def season_of(date: datetime.date) -> Array:
 
 
 def ground(
-    grid: Grid, date: datetime.date, bands: tuple[str, ...], coarse: Nodes, heights: Array, found: Array, key: int
+    grid: Grid,
+    date: datetime.date,
+    bands: tuple[str, ...],
+    coarse: Nodes,
+    heights: Array,
+    found: Array,
+    roads: Array,
+    key: int,
 ) -> tuple[NDArray[np.float32], Mask, Mask]:
     """Paint a chip's ground.
 
@@ -226,7 +266,7 @@ def ground(
     shape = (grid.size_px, grid.size_px)
     image, mask, zone = np.empty((len(bands), *shape), np.float32), np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     _ground(
-        image, mask, zone, heights, m.spectra(bands), season_of(date), m.crop_calendar(date), found, grid.column,
-        grid.row, grid.gsd_m, coarse.values, coarse.column, coarse.row, date.year, key,
+        image, mask, zone, heights, m.spectra(bands), season_of(date), m.crop_calendar(date), found, roads,
+        grid.column, grid.row, grid.gsd_m, coarse.values, coarse.column, coarse.row, date.year, key,
     )  # fmt: skip
     return image, mask, zone

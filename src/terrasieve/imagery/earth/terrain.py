@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from terrasieve.imagery.earth.grid import Grid
 from terrasieve.imagery.earth.noise import compiled, contour, fractal, noise, step
-from terrasieve.imagery.earth.planet import BASE, DUNES, FIELDS, MOIST, ROUGH, TEMP, Nodes, at
+from terrasieve.imagery.earth.planet import BASE, DUNES, FIELDS, LAKES, MOIST, RIVERS, ROUGH, TEMP, Nodes, across, along
 
 Array = NDArray[np.float64]
 
@@ -27,14 +27,17 @@ def relief(x: float, y: float, alpine: float, gsd_m: float, key: int) -> float:
     """Return relief, about -1 to 1; ``alpine`` 0 to 1 turns rolling hills into ridges."""
     total, weight, wave_m = 0.0, 1.0, RELIEF_M
     x, y = x / wave_m, y / wave_m
+    if alpine > 0.0:  # bends the ridges, which else would follow smooth contours
+        bend = 0.055 * alpine
+        x, y = x + bend * noise(3.0 * x, 3.0 * y, key + 50), y + bend * noise(3.0 * x, 3.0 * y, key + 51)
     for octave in range(11):
         seen = min(0.5 * wave_m / gsd_m - 1.0, 1.0)
         if seen <= 0.0:
             break
         n = noise(x, y, key + octave)
-        total += seen * weight * (n + alpine * (0.45 - 1.9 * abs(n) - n))
+        total += seen * weight * (n + alpine * (0.5 - 1.9 * np.sqrt(n * n + 0.0025) - n))
         x, y = 1.6 * x - 1.2 * y + 17.3, 1.2 * x + 1.6 * y - 9.1
-        weight *= 0.46
+        weight *= 0.46 + 0.02 * alpine
         wave_m *= 0.5
     return total
 
@@ -57,6 +60,8 @@ def dunes(x: float, y: float, gsd_m: float, key: int) -> float:
 @compiled
 def height(x: float, y: float, f: Array, gsd_m: float, key: int) -> float:
     """Return metres above the sea at a position whose coarse fields are ``f``."""
+    if f[BASE] < -60.0 - 2.0 * f[ROUGH]:
+        return f[BASE]  # the open sea, whose floor nobody sees
     alpine = step(250.0, 1100.0, f[ROUGH])
     h = f[BASE] + f[ROUGH] * relief(x, y, alpine, gsd_m, key)
     if f[DUNES] > 0.02:
@@ -74,16 +79,17 @@ def fresh_water(x: float, y: float, f: Array, gsd_m: float, key: int) -> float:
     wx, wy = x + 210.0 * bend_x, y + 210.0 * bend_y
     wet = step(0.12, 0.4, f[MOIST])
     calm = step(900.0, 400.0, f[ROUGH])
-    width_m = (20.0 + 130.0 * step(-0.5, 0.7, noise(x / 30000.0, y / 30000.0, key + 203))) * wet * calm
-    width_m *= 1.0 + 0.35 * noise(x / 500.0, y / 500.0, key + 204)
-    distance = abs(contour(wx / RIVER_M, wy / RIVER_M, key + 205)) * RIVER_M - width_m
+    distance = abs(contour(wx / RIVER_M, wy / RIVER_M, key + 205)) * RIVER_M
+    if distance < 400.0:
+        width_m = (20.0 + 130.0 * step(-0.6, 0.8, f[RIVERS])) * wet * calm
+        distance -= width_m * (1.0 + 0.35 * noise(x / 500.0, y / 500.0, key + 204))
     brook_m = 9.0 * wet * calm - 1.0
     if brook_m > 0.0:
         distance = min(distance, abs(contour(wx / BROOK_M, wy / BROOK_M, key + 206)) * BROOK_M - brook_m)
-    region = noise(x / 40000.0, y / 40000.0, key + 207) + 1.1 * (f[MOIST] - 0.55) + 0.25 * step(6.0, -2.0, f[TEMP])
+    region = 0.7 * f[LAKES] + 1.1 * (f[MOIST] - 0.55) + 0.25 * step(6.0, -2.0, f[TEMP])
     if region > -0.1:
         level = 0.62 - 0.5 * min(region, 0.7)
-        bowl = fractal(wx, wy, 3600.0, 4, 0.5, gsd_m, key + 210)
+        bowl = fractal(wx, wy, 3600.0, 3, 0.5, gsd_m, key + 210)
         distance = min(distance, (level - bowl) * 1100.0)
     return min(distance, 1000.0)
 
@@ -91,12 +97,13 @@ def fresh_water(x: float, y: float, f: Array, gsd_m: float, key: int) -> float:
 @compiled
 def _heights(rows: int, left: int, top: int, gsd_m: float, values: Array, ni: int, nj: int, key: int) -> Array:
     out = np.empty((rows, rows))
-    f = np.empty(FIELDS)
+    line, f = np.empty((values.shape[1], FIELDS)), np.empty(FIELDS)
     for r in range(rows):
         y = -(top + r + 0.5) * gsd_m
+        across(line, values, nj, y)
         for c in range(rows):
             x = (left + c + 0.5) * gsd_m
-            at(f, values, ni, nj, x, y)
+            along(f, line, ni, x, DUNES + 1)
             out[r, c] = height(x, y, f, gsd_m, key)
     return out
 

@@ -107,7 +107,9 @@ def write_chips(
                 on_chip()
         _write_boxes(folder / "boxes.parquet", boxes)
     except OSError as error:
-        raise UserError(f"write_chips: cannot write to {folder}: {error}; choose another folder or free space") from error
+        raise UserError(
+            f"write_chips: cannot write to {folder}: {error}; choose another folder or free space"
+        ) from error
     return rows
 
 
