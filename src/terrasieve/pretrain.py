@@ -95,7 +95,7 @@ def pretrain(
             settings = complete(settings, images)
             about = {"recipe": settings.model_dump(mode="json"), "manifest_hash": manifest.content_hash(table)}
             if world.leads:
-                _describe(run, settings, about, len(images), resume)
+                _describe(run, settings, about, images, resume)
             if on_start:
                 done = max((step for step, _ in found(run / "checkpoints")), default=0)
                 on_start(world, settings, len(images), done)
@@ -114,7 +114,7 @@ def complete(settings: Recipe, images: imagery.Images) -> Recipe:
     return recipe.check(content, "(completed with the data's bands)")
 
 
-def _describe(run: Path, settings: Recipe, about: dict[str, Any], images: int, resume: bool) -> None:
+def _describe(run: Path, settings: Recipe, about: dict[str, Any], images: imagery.Images, resume: bool) -> None:
     """Write recipe.yaml and environment.json, or check that a resumed run still sees the same manifest."""
     path = run / "environment.json"
     if resume and path.exists():
@@ -127,6 +127,8 @@ def _describe(run: Path, settings: Recipe, about: dict[str, Any], images: int, r
         return
     with written_aside(run / "recipe.yaml") as aside:
         aside.write_text(recipe.dump(settings), encoding="utf-8")
-    environment = folder.environment(manifest_hash=about["manifest_hash"], manifest_rows=images)
+    environment = folder.environment(
+        manifest_hash=about["manifest_hash"], manifest_rows=len(images), dtype=images.dtype.name
+    )
     about |= {key: environment[key] for key in ("commit", "versions")}
     folder.write_json(path, environment)

@@ -1,0 +1,244 @@
+"""The command line. Every command imports what it needs when it runs, so that ``--help`` answers at once.
+
+Exit codes: 0 done, 2 a mistake in the input (one message, no traceback), 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from terrasieve import __version__
+from terrasieve.errors import UserError
+
+app = typer.Typer(
+    name="terrasieve",
+    help="Earth-observation imagery in, foundation model out, at a fraction of the usual compute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here: terrasieve demo",
+)
+
+
+def main() -> None:
+    """Run the command line and turn mistakes into one message and an exit code."""
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"terrasieve: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("terrasieve: interrupted\n")
+        sys.exit(130)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"terrasieve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: terrasieve earth -o earth -n 2000")
+def earth(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    count: Annotated[int, typer.Option("-n", "--count", help="Number of chips.")] = 2000,
+    size_px: Annotated[int, typer.Option(help="Side of a chip in pixels.")] = 96,
+    gsd_m: Annotated[float, typer.Option(help="Ground sample distance in metres.")] = 10.0,
+    bands: Annotated[str, typer.Option(help="Comma-separated bands of GeoTIFFs.")] = "blue,green,red,nir",
+    format: Annotated[str, typer.Option(help="tif (uint16 reflectance) or jpg (RGB).")] = "tif",
+    masks: Annotated[bool, typer.Option(help="Also write land-cover masks.")] = False,
+    split: Annotated[str, typer.Option(help="block (by geography) or random.")] = "block",
+    seed: Annotated[int, typer.Option(help="Of the planet and of the draw.")] = 0,
+) -> None:
+    """Write chips of a procedural Earth with exact ground truth, and their manifest."""
+    from terrasieve import demo
+    from terrasieve.display import counting, out
+
+    with counting("earth", "chips") as tick:
+        table = demo.write_earth(
+            output, count, seed, size_px=size_px, gsd_m=gsd_m, bands=tuple(bands.split(",")), format=format,
+            masks=masks, split=split, on_chip=tick,
+        )  # fmt: skip
+    out.print(f"{table.num_rows:,} chips in {output}, manifest {output / 'manifest.parquet'}")
+
+
+@app.command(epilog="Example: terrasieve index imagery/ -o imagery.parquet")
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="Folders, files, or CSV files that name images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Manifest to write (GeoParquet).")],
+    csv: Annotated[Path | None, typer.Option(help="CSV with coordinates, labels or splits to join.")] = None,
+    labels: Annotated[str, typer.Option(help="auto, folder or none: whether folders name classes.")] = "auto",
+    pattern: Annotated[str | None, typer.Option(help="Glob that file names have to match.")] = None,
+    verify: Annotated[str, typer.Option(help="header, ends (finds cut files) or decode (every pixel).")] = "ends",
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+) -> None:
+    """Index imagery into a manifest. Files that cannot be read become rows with a reason, and are counted."""
+    from terrasieve import manifest
+    from terrasieve.curate.scan import scan
+    from terrasieve.display import counting, out
+
+    _choose("labels", labels, ("auto", "folder", "none"))
+    _choose("verify", verify, ("header", "ends", "decode"))
+    with counting("index", "files") as tick:
+        result = scan(
+            paths, csv=csv, labels=labels, pattern=pattern, verify=verify, workers=workers, on_file=tick  # type: ignore[arg-type]
+        )  # fmt: skip
+    manifest.write(result.table, output)
+    for line in result.summary.lines():
+        out.print(line, markup=False)
+    out.print(f"manifest: {output}", markup=False)
+
+
+@app.command(
+    epilog="Examples: terrasieve pretrain recipes/selective_mae_vit_small_ucmerced.yaml data=ucm.parquet steps=300  ·  "
+    "terrasieve pretrain --resume runs/my_run  ·  torchrun --nproc-per-node 8 -m terrasieve pretrain RECIPE"
+)
+def pretrain(
+    recipe: Annotated[str | None, typer.Argument(help="Recipe (YAML).")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value or key.sub=value.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; default: output/name-date-time.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    stop_at: Annotated[int | None, typer.Option(help="Stop, resumably, after this many steps in all.")] = None,
+) -> None:
+    """Pretrain an encoder as a recipe says. Ctrl-C stops after the step and leaves a run that can be resumed."""
+    given = list(overrides or [])
+    if resume is not None and recipe is not None:
+        given, recipe = [recipe, *given], None
+    if (recipe is None) == (resume is None):
+        raise UserError("Give a recipe, or --resume with the folder of a run. See terrasieve pretrain --help.")
+    from terrasieve import pretrain as pretraining
+    from terrasieve import recipe as recipes
+
+    settings = pretraining.resumed(resume, given) if resume else recipes.load(str(recipe), given)
+    folder = resume or run or pretraining.new_folder(settings)
+    if not _pretrain(settings, folder, resume=resume is not None, stop_at=stop_at):
+        raise typer.Exit(130)
+
+
+@app.command(
+    epilog="Example: terrasieve evaluate runs/my_run --task folder:ucmerced --split split_80_20.csv --protocol knn"
+)
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    task: Annotated[str, typer.Option(help="folder:PATH (class folders) or manifest:PATH.")],
+    split: Annotated[str | None, typer.Option(help="CSV with path and split, or random:0.8.")] = None,
+    protocol: Annotated[str, typer.Option(help="Comma-separated: knn, linear.")] = "knn,linear",
+    pool: Annotated[str, typer.Option(help="mean (patch tokens) or cls.")] = "mean",
+    seed: Annotated[int, typer.Option(help="Of the probe and of the intervals.")] = 0,
+    workers: Annotated[int, typer.Option(help="Reading processes.")] = 1,
+) -> None:
+    """Score a run's encoder on a task, beside the untrained encoder and raw pixels, with 95 % intervals."""
+    from terrasieve import assess
+    from terrasieve.display import counting, out
+    from terrasieve.evaluate.protocol import rich_table
+    from terrasieve.report import write_report
+
+    _choose("pool", pool, ("mean", "cls"))
+    with counting("features", "images") as tick:
+        scores, found = assess.evaluate_run(
+            run, task, split=split, protocols=protocol.split(","), pool=pool, seed=seed, workers=workers, on_images=tick  # type: ignore[arg-type]
+        )  # fmt: skip
+    out.print(rich_table(scores))
+    for note in scores[0].settings["notes"] if scores else found.notes:
+        out.print(f"note: {note}", markup=False)
+    out.print(f"report: {write_report(run)}", markup=False)
+
+
+@app.command(epilog="Example: terrasieve export runs/my_run -o backbone/")
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a run's encoder as a folder that timm loads, with a model card."""
+    from terrasieve import assess
+    from terrasieve.display import out
+
+    assess.export_run(run, output, overwrite=overwrite)
+    out.print(f"{output}: load with timm.create_model('local-dir:{output}', pretrained=True)", markup=False)
+
+
+@app.command(epilog="Example: terrasieve report runs/my_run")
+def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write the run's report, one self-contained HTML page."""
+    from terrasieve.display import out
+    from terrasieve.report import write_report
+
+    out.print(f"report: {write_report(run)}", markup=False)
+
+
+@app.command(epilog="Example: terrasieve demo -o demo")
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")] = Path("demo"),
+    steps: Annotated[int | None, typer.Option(help="Training steps; default: the demo recipe's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the planet, the draw and the run.")] = 0,
+) -> None:
+    """Do it all on a procedural Earth: write imagery, index, pretrain, evaluate, export, report. Under five minutes."""
+    from terrasieve import demo as demonstration
+
+    if not demonstration.run(output, steps, seed, _pretrain):
+        raise typer.Exit(130)
+
+
+def _pretrain(settings: object, folder: Path, *, resume: bool = False, stop_at: int | None = None) -> bool:
+    """Run a recipe with a progress bar; tell whether it ended without an interruption."""
+    from terrasieve import pretrain as pretraining
+    from terrasieve.display import TrainingBar, err, out
+    from terrasieve.recipe import Recipe
+    from terrasieve.report import write_report
+    from terrasieve.train.distributed import World
+
+    assert isinstance(settings, Recipe)
+    leads = int(os.environ.get("RANK", 0)) == 0
+    with TrainingBar() as bar:
+
+        def start(world: World, found: Recipe, images: int, done: int) -> None:
+            if world.leads:
+                bands = ", ".join(found.image.bands or ())
+                out.print(
+                    f"{found.name}: {images:,} images ({bands}), steps {done:,} to {found.steps:,}, {folder}",
+                    markup=False,
+                )
+                bar.start(done, found.steps)
+
+        outcome = pretraining.pretrain(
+            settings, folder, resume=resume, stop_at=stop_at, on_start=start, on_step=bar.step, on_log=bar.log
+        )
+    if leads:
+        if outcome.skipped_images or outcome.skipped_steps:
+            err.print(
+                f"{outcome.skipped_images} unreadable image(s) were replaced, {outcome.skipped_steps} step(s) left out "
+                f"because a gradient was not finite; {folder / 'log.jsonl'} lists them.",
+                markup=False,
+            )
+        if outcome.step < settings.steps:
+            what = "interrupted" if outcome.interrupted else "stopped"
+            out.print(
+                f"{what} after step {outcome.step}; go on with: terrasieve pretrain --resume {folder}", markup=False
+            )
+        out.print(f"report: {write_report(folder)}", markup=False)
+    return not outcome.interrupted
+
+
+def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"--{name}: {value!r} is not one of {', '.join(allowed)}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Display: progress bars with rate and time left on a terminal, silence elsewhere. For the command line and demo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class RateColumn(ProgressColumn):
+    """Things done per second."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the rate."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields.get('unit', '')}/s" if speed else "", style="cyan")
+
+
+@contextmanager
+def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while counting; yields a function of (done, total). Quiet when standard error is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None, unit=unit)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class TrainingBar:
+    """The bar of a training run: steps, loss, images per second, time left."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}", style="cyan"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._task = self._progress.add_task("pretrain", total=None, numbers="")
+
+    def __enter__(self) -> TrainingBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, done: int, total: int) -> None:
+        """Set the scale."""
+        self._progress.reset(self._task, total=total, completed=done)
+
+    def step(self, done: int) -> None:
+        """Move to a step."""
+        self._progress.update(self._task, completed=done)
+
+    def log(self, line: dict[str, float]) -> None:
+        """Show a log line's numbers."""
+        if line:
+            numbers = f"loss {line['loss']:.4f}  {line['images_per_s']:,.0f} images/s  lr {line['lr']:.1e}"
+            self._progress.update(self._task, numbers=numbers)
