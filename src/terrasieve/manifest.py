@@ -8,11 +8,11 @@ Source of the file's metadata: GeoParquet 1.1.0 (OGC), its CRS left out, which m
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,21 +95,16 @@ def write(table: pa.Table, path: str | Path) -> None:
     table = _conformed(table).replace_schema_metadata(
         {_VERSION_KEY: SCHEMA_VERSION, b"geo": json.dumps(_geo_metadata(table["geometry"]))}
     )
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}. Choose another place for the manifest.") from error
-    part = Path(name)
-    try:
         pq.write_table(table, part, compression="zstd", row_group_size=65_536)
-        part.chmod(0o666 & ~_umask())
         part.replace(path)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error}. Choose another place for the manifest.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def read(path: str | Path, columns: Sequence[str] | None = None, *, empty_ok: bool = False) -> pa.Table:
@@ -238,9 +233,3 @@ def _check_version(path: Path, schema: pa.Schema) -> None:
 def _nearest(name: str) -> str:
     near = difflib.get_close_matches(name, SCHEMA.names, 1)
     return f" Did you mean {near[0]!r}?" if near else f" It has {', '.join(SCHEMA.names)}."
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

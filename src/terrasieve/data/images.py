@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.imagery import raster
+from terrasieve.imagery.unreadable import UnreadableImage
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Images:
         """Read a row's pixels, or a crop (x, y, width, height) of them.
 
         Raises:
-            raster.UnreadableImage: if the file cannot be decoded.
+            UnreadableImage: if the file cannot be decoded.
         """
         x, y, width, height = (int(v) for v in self.windows[row])
         window: tuple[int, int, int, int] | None = (x, y, width, height)
@@ -156,7 +157,7 @@ def band_statistics(
         crop = (int(draw.integers(width - w + 1)), int(draw.integers(height - h + 1)), w, h)
         try:
             pixels = images.read(int(row), crop)
-        except raster.UnreadableImage as error:
+        except UnreadableImage as error:
             failed = str(error)
             continue
         finally:

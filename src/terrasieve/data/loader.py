@@ -7,6 +7,7 @@ what a batch holds, and a resumed run reads on where it stopped.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -105,12 +106,18 @@ def whole_batches(
     return _loader(WholeSamples(images, image), loader, batch_size=batch_size)
 
 
+def _leave_interrupts_to_parent(_worker: int) -> None:
+    """Let Ctrl-C reach the training process alone, which finishes its step and stops the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _loader(dataset: Any, settings: LoaderSettings, **how: Any) -> DataLoader[Batch]:
     return DataLoader(
         dataset,
         num_workers=settings.workers,
         prefetch_factor=settings.prefetch if settings.workers else None,
         collate_fn=collate,
+        worker_init_fn=_leave_interrupts_to_parent,
         pin_memory=torch.cuda.is_available(),
         **how,
     )

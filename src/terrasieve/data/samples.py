@@ -18,7 +18,7 @@ from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import ImageSettings, random_crop, resize, resize_valid, turn
 from terrasieve.data.images import Images
 from terrasieve.errors import UserError
-from terrasieve.imagery import raster
+from terrasieve.imagery.unreadable import UnreadableImage
 
 Sample = dict[str, Any]
 SUBSTITUTES = 20
@@ -45,7 +45,7 @@ class TrainSamples(Dataset[Sample]):
         for attempt in range(SUBSTITUTES):
             try:
                 sample = self._make(epoch, row)
-            except raster.UnreadableImage as error:
+            except UnreadableImage as error:
                 skipped.append(Skip(error.uri, error.reason))
                 row = int(keyed.numpy_generator(self.seed, "substitute", epoch, index, attempt).integers(len(self)))
                 continue
@@ -90,8 +90,10 @@ def _read(images: Images, row: int, crop: tuple[int, int, int, int] | None, heig
     array = pixels.array
     if pixels.valid is not None and array.dtype == np.float32:
         array = np.where(pixels.valid, array, np.float32(0))  # NaN would spread through the resampling
+    # The layout is kept: JPEG pixels come interleaved, which the resampling of uint8 is fastest on.
+    array = array if array.flags.writeable else array.copy(order="K")
     return {
-        "image": resize(torch.from_numpy(np.ascontiguousarray(array)), height, width),
+        "image": resize(torch.from_numpy(array), height, width),
         "valid": valid,
         "lon": images.lon[row],
         "lat": images.lat[row],

@@ -136,8 +136,7 @@ def _cut(polygon: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
         piece = shapely.intersection(polygon, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
         parts = shapely.get_parts(shapely.transform(piece, lambda xy, turn=turn: xy - [360 * turn, 0]))
         pieces += [part for part in parts if part.geom_type == "Polygon" and part.area > 0]
-    whole = shapely.union_all(pieces) if len(pieces) > 2 else shapely.MultiPolygon(pieces)
-    return shapely.orient_polygons(pieces[0] if len(pieces) == 1 else whole)
+    return shapely.orient_polygons(shapely.union_all(pieces))  # pieces of a whole turn meet again
 
 
 def haversine_km(lon1: ArrayLike, lat1: ArrayLike, lon2: ArrayLike, lat2: ArrayLike) -> NDArray[np.float64]:

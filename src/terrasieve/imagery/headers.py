@@ -107,7 +107,8 @@ def header(uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS) -> Hea
             formats.check_plausible(uri, frame, size, kind)
             if ends:
                 (formats.check_jpeg_end if kind == "jpeg" else formats.check_png_end)(uri, stream, size, frame.end)
-            return _plain_header(frame, kind, stream)
+            if frame.kind not in ("cmyk", "other"):
+                return _plain_header(frame, kind, stream)
         if kind == "tiff" and ends:
             tiff.check_blocks(uri, stream, size)
     return _gdal_header(uri, kind, max_pixels)

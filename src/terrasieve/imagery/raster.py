@@ -7,6 +7,7 @@ through Pillow, everything else through GDAL. Nothing is kept open, so it may be
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -65,17 +66,18 @@ def read(
     kind = ""
     if not is_remote(uri):
         with open_local(uri) as stream:
-            kind = formats.sniff(uri, stream.read(12))
+            kind, size = formats.sniff(uri, stream.read(12)), os.fstat(stream.fileno()).st_size
             if kind == "jpeg":
                 frame = formats.jpeg_frame(uri, stream)
+                formats.check_plausible(uri, frame, size, kind)
                 if frame.kind in ("rgb", "grey") and frame.bits == 8:
                     return _read_jpeg(uri, stream, frame, window, bands, max_pixels)
             elif kind == "png":
                 frame = formats.png_frame(uri, stream)
+                formats.check_plausible(uri, frame, size, kind)
+                formats.check_png_end(uri, stream, size, frame.end)  # GDAL reads a cut PNG as black, Pillow a small cut
                 if frame.bits == 8 and frame.width * frame.height < _PILLOW_LIMIT:
                     return _read_png(uri, stream, frame, window, bands, max_pixels)
-                # GDAL reads a truncated PNG as black rows without an error.
-                formats.check_png_end(uri, stream, stream.seek(0, io.SEEK_END), frame.end)
     return _read_gdal(uri, kind, window, bands, max_pixels)
 
 
@@ -93,8 +95,8 @@ def _read_jpeg(
     try:
         image = simplejpeg.decode_jpeg(stream.read(), "RGB" if frame.kind == "rgb" else "GRAY", strict=True)
     except ValueError as error:
-        cut = "Premature end" in str(error)
-        raise UnreadableImage(uri, "truncated" if cut else "unreadable", str(error)) from error
+        formats.check_jpeg_end(uri, stream, stream.seek(0, io.SEEK_END), frame.end)
+        raise UnreadableImage(uri, "unreadable", str(error)) from error
     return Pixels(_part(image, window, bands), None)
 
 
@@ -113,8 +115,7 @@ def _read_png(
         with Image.open(stream, formats=["PNG"]) as opened:
             image = np.asarray(opened)
     except (OSError, ValueError, SyntaxError) as error:
-        cut = "truncated" in str(error)
-        raise UnreadableImage(uri, "truncated" if cut else "unreadable", str(error)) from error
+        raise UnreadableImage(uri, "unreadable", str(error)) from error
     image = image.reshape(frame.height, frame.width, frame.samples)
     valid = None
     if frame.kind.endswith("+alpha") and (bands is None or frame.samples - 1 not in bands):

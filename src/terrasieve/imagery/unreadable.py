@@ -21,6 +21,7 @@ Code = Literal[
     "unreadable",  # an image, but its decoder refuses it
     "bad_window",  # the window reaches outside the image
     "missing_band",
+    "no_data",  # not one real pixel
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 

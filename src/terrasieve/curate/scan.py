@@ -1,0 +1,253 @@
+"""Scan: folders, files and CSV files into the first manifest; every file becomes a row, broken ones with a reason.
+
+First step of curation: ``sources`` lists the files, worker processes read their headers (``imagery.headers``), this
+file puts the rows in order and counts them. Rows are sorted by path whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import shapely
+
+from terrasieve import manifest
+from terrasieve.curate.sources import Entry, Gathered, Labels, gather
+from terrasieve.imagery import geo
+from terrasieve.imagery.formats import MAX_PIXELS
+from terrasieve.imagery.headers import Header, header
+from terrasieve.imagery.raster import read
+from terrasieve.imagery.unreadable import UnreadableImage
+
+Verify = Literal["header", "ends", "decode"]
+_CHUNK = 128  # files per task: small enough to share out, large enough that passing them costs nothing
+_ALONE = 1024  # fewer files are read in this process, in less time than others take to start
+_START: str | None = None  # how worker processes start: Python's default
+
+
+@dataclass
+class Summary:
+    """What a scan found, counted.
+
+    Attributes:
+        files: rows in the table.
+        kept: usable ones.
+        reasons: dropped rows by code ("truncated", ...).
+        formats, dtypes, sizes, bands, labels, splits: kept rows by "jpeg", "uint8", "256 x 256", number of bands, ...
+        placed: kept rows with coordinates.
+        ignored: files passed over without a row, by extension.
+        notes: what a person should know, one sentence each.
+    """
+
+    files: int = 0
+    kept: int = 0
+    placed: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    dtypes: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    bands: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, row: dict[str, Any], format_name: str) -> None:
+        """Add a row."""
+        self.files += 1
+        if not row["keep"]:
+            self.reasons[row["reason"].partition(":")[0]] += 1
+            return
+        self.kept += 1
+        self.placed += row.get("lon") is not None
+        self.formats[format_name] += 1
+        self.dtypes[row["dtype"]] += 1
+        self.sizes[f"{row['width']} x {row['height']}"] += 1
+        self.bands[str(len(row["bands"]))] += 1
+        self.splits.update([row["split"]] if row.get("split") else [])
+        self.labels.update([row["label"]] if row.get("label") else row.get("labels") or [])
+
+    def lines(self) -> list[str]:
+        """Return the summary as lines of plain text."""
+        text = [f"{self.files:,} files, {self.kept:,} usable, {self.placed:,} with coordinates"]
+        for name in ("formats", "dtypes", "bands", "sizes", "labels", "splits"):
+            counts: Counter[str] = getattr(self, name)
+            if counts:
+                text.append(f"{name}: {_several(counts)}")
+        text += [f"dropped: {n:,} {code}" for code, n in self.reasons.most_common()]
+        if self.ignored:
+            endings = Counter({extension or "no extension": n for extension, n in self.ignored.items()})
+            text.append(f"not images by extension, passed over: {_several(endings)}")
+        return text + self.notes
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """A manifest table (``manifest.SCHEMA``) and its summary."""
+
+    table: pa.Table
+    summary: Summary
+
+
+def scan(
+    paths: Sequence[str | Path] | str | Path,
+    *,
+    pattern: str | None = None,
+    labels: Labels = "auto",
+    csv: str | Path | None = None,
+    verify: Verify = "ends",
+    workers: int | None = None,
+    all_files: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    on_file: Callable[[int, int], None] | None = None,
+) -> ScanResult:
+    """Index images.
+
+    Args:
+        paths: folders (searched whole, hidden files left out), files, and CSV files that name images (``tables``).
+        pattern: glob that a file's name, or its path inside its folder, has to match.
+        labels: "auto" = the folder's name, where all images lie in two or more class folders of two or more images
+            each; "folder" = always the name of the folder that holds the image; "none". Folders named train, val,
+            test give the split.
+        csv: adds what it says to the files found; what a CSV says goes before what a file says.
+        verify: "header" believes the file's first bytes, "ends" also finds cut files without decoding, "decode"
+            decodes every pixel.
+        workers: processes; None = one per core that this process may use.
+        all_files: make rows of files whose extension is no image's, too.
+        max_pixels: width x height beyond which a header is not believed.
+        on_file: called with the number of files done and their total.
+
+    Returns:
+        The table, sorted by uri, and the counts.
+
+    Raises:
+        UserError: a path or a CSV that cannot be used, or no image found.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    gathered = gather(paths, pattern=pattern, labels=labels, csv=csv, all_files=all_files)
+    inspect = partial(inspect_files, verify=verify, max_pixels=max_pixels)
+    summary = Summary(ignored=gathered.ignored, notes=gathered.notes)
+    rows = []
+    for row, format_name in _inspected(gathered, inspect, workers or _cores()):
+        summary.count(row, format_name)
+        rows.append(row)
+        if on_file is not None:
+            on_file(len(rows), len(gathered.entries))
+    return ScanResult(manifest.rows_to_table(rows), summary)
+
+
+def _cores() -> int:
+    # A container's share of the machine, where the system tells it.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_Inspect = Callable[[list[Entry]], list[tuple[dict[str, Any], str]]]
+
+
+def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[tuple[dict[str, Any], str]]:
+    entries = gathered.entries
+    chunks = [entries[i : i + _CHUNK] for i in range(0, len(entries), _CHUNK)]
+    if workers == 1 or len(entries) < _ALONE:
+        for chunk in chunks:
+            yield from inspect(chunk)
+        return
+    done = 0
+    try:
+        with ProcessPoolExecutor(workers, get_context(_START)) as pool:
+            for part in pool.map(inspect, chunks):
+                done += 1
+                yield from part
+    except BrokenProcessPool:
+        for chunk in chunks[done:]:
+            yield from _one_by_one(chunk, inspect)
+
+
+def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[str, Any], str]]:
+    """Inspect files of which one has killed its process (a decoder that crashes), so that only that one is lost."""
+    try:
+        with ProcessPoolExecutor(1, get_context(_START)) as pool:
+            yield from pool.submit(inspect, chunk).result()
+            return
+    except BrokenProcessPool:
+        if len(chunk) == 1:
+            yield _row(chunk[0]) | {"keep": False, "reason": "unreadable: reading it ends the process"}, ""
+            return
+    for entry in chunk:
+        yield from _one_by_one([entry], inspect)
+
+
+def inspect_files(entries: list[Entry], verify: Verify, max_pixels: int) -> list[tuple[dict[str, Any], str]]:
+    """Return each entry's manifest row and the name of its format ("" when it has no readable header)."""
+    return [_inspect(entry, verify, max_pixels) for entry in entries]
+
+
+def _inspect(entry: Entry, verify: Verify, max_pixels: int) -> tuple[dict[str, Any], str]:
+    row = _row(entry)
+    if row.get("reason"):
+        return row | {"keep": False}, ""
+    try:
+        found = header(entry["uri"], ends=verify == "ends", max_pixels=max_pixels)
+        described = _described(row, entry, found)
+        if verify == "decode":
+            valid = read(entry["uri"], max_pixels=max_pixels).valid
+            if valid is not None and not valid.any():
+                raise UnreadableImage(entry["uri"], "no_data", "not one pixel is real")
+    except UnreadableImage as error:
+        return row | {"keep": False, "reason": error.reason}, ""
+    return described | {"keep": True, "reason": ""}, found.format
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    row = {name: value for name, value in entry.items() if name not in ("bounds", "epsg")}
+    try:
+        row["uri"].encode()
+    except UnicodeEncodeError:
+        row["uri"] = row["uri"].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        row["reason"] = "unreadable: the file's name is not UTF-8; rename it"
+    return row | {"id": manifest.row_id(entry["uri"])}
+
+
+def _described(row: dict[str, Any], entry: Entry, found: Header) -> dict[str, Any]:
+    """Join a header and an entry; what the entry says goes first, and a place without an outline is a point."""
+    size = found.width, found.height
+    transform, crs = found.transform, found.crs
+    if transform is None and "bounds" in entry and "epsg" in entry:
+        left, bottom, right, top = entry["bounds"]
+        transform = ((right - left) / size[0], 0.0, left, 0.0, (bottom - top) / size[1], top)
+        crs = f"EPSG:{entry['epsg']}"
+    outline = middle = None
+    gsd_m = found.gsd_m
+    if transform is not None and crs is not None:
+        outline, middle = geo.footprint(transform, crs, *size), geo.centre(transform, crs, *size)
+        gsd_m = gsd_m or geo.gsd_m(transform, crs, *size)
+    lon, lat = middle if middle is not None else (found.lon, found.lat)
+    if "lon" in row and "lat" in row:
+        lon, lat = row["lon"], row["lat"]
+    if outline is None and lon is not None and lat is not None:
+        outline = shapely.Point(lon, lat)
+    described = {
+        "width": found.width,
+        "height": found.height,
+        "bands": list(found.bands),
+        "dtype": found.dtype,
+        "nodata": found.nodata,
+        "crs": crs,
+        "datetime": found.datetime,
+        "gsd_m": gsd_m,
+    }
+    geometry = None if outline is None else shapely.to_wkb(outline)
+    return described | row | {"lon": lon, "lat": lat, "geometry": geometry}
+
+
+def _several(counts: Counter[str], most: int = 8) -> str:
+    text = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(most))
+    return text if len(counts) <= most else f"{text}, and {len(counts) - most:,} more"

@@ -1,0 +1,124 @@
+"""Tables: CSV files that name images and say what is known of them.
+
+Called by ``sources``. A CSV has a header line; its columns are listed in ``COLUMNS``, in any order and case.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from terrasieve.errors import UserError
+from terrasieve.imagery.headers import is_remote, parse_time
+
+COLUMNS = {
+    "uri": ("path", "uri", "file", "filename", "image"),  # relative ones start at the CSV's folder
+    "lon": ("lon", "longitude", "x_lon"),
+    "lat": ("lat", "latitude", "y_lat"),
+    "left": ("left",),  # with bottom, right, top and epsg: the footprint of a file that has none of its own
+    "bottom": ("bottom",),
+    "right": ("right",),
+    "top": ("top",),
+    "epsg": ("epsg",),
+    "label": ("label", "class"),
+    "labels": ("labels",),  # several, separated by semicolons
+    "split": ("split",),
+    "datetime": ("datetime", "date", "time"),
+    "licence": ("licence", "license"),
+    "source": ("source",),
+    "sensor": ("sensor",),
+    "gsd_m": ("gsd_m",),
+}
+_SPLITS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+
+
+def absolute(path: str | Path) -> str:
+    """Return an absolute path without "..", links left as they are: a manifest names files as their owner does."""
+    return os.path.normpath(Path(path).absolute())
+
+
+def split_name(text: str) -> str | None:
+    """Return "train", "val" or "test" for the usual spellings, else None."""
+    name = _SPLITS.get(text.lower(), text.lower())
+    return name if name in ("train", "val", "test") else None
+
+
+def read_csv(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Read a CSV into entries.
+
+    Args:
+        path: UTF-8, comma-separated, with a header line.
+        notes: gets a sentence on columns that are not used.
+
+    Returns:
+        Rows of manifest columns with an absolute ``uri``, plus ``bounds`` (left, bottom, right, top) and ``epsg``.
+
+    Raises:
+        UserError: no such file, no column of paths, a value that cannot be read (with its line).
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            head = next(reader, [])
+            wanted = _columns(path, head)
+            unused = [name for i, name in enumerate(head) if i not in wanted.values()]
+            if unused:
+                notes.append(f"{path}: columns not used: {', '.join(unused)}.")
+            folder = absolute(path.parent)
+            return [_entry(path, reader.line_num, values, wanted, folder) for values in reader if any(values)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"Cannot read {path} as a UTF-8 CSV file: {error}.") from error
+
+
+def _columns(path: Path, head: list[str]) -> dict[str, int]:
+    names = [name.strip().lower() for name in head]
+    found = {column: names.index(name) for column, known in COLUMNS.items() for name in known[::-1] if name in names}
+    if "uri" not in found:
+        raise UserError(
+            f"{path} has no column of image paths: its header is {', '.join(head) or 'empty'}. "
+            f"Name one of them {' or '.join(COLUMNS['uri'])}."
+        )
+    return found
+
+
+def _entry(path: Path, line: int, values: list[str], wanted: dict[str, int], folder: str) -> dict[str, Any]:
+    texts = {name: values[i].strip() for name, i in wanted.items() if i < len(values) and values[i].strip()}
+
+    def take(name: str, change: Callable[[str], Any], meaning: str) -> Any:
+        if name not in texts:
+            return None
+        try:
+            value = change(texts[name])
+        except ValueError:
+            value = None
+        if value is None:
+            raise UserError(f"{path}, line {line}: {name} is {texts[name]!r}, but should be {meaning}.")
+        return value
+
+    uri = texts.get("uri")
+    if uri is None:
+        raise UserError(f"{path}, line {line}: the image's path is empty.")
+    numbers = {name: take(name, float, "a number") for name in ("left", "bottom", "right", "top", "gsd_m")}
+    bounds = tuple(numbers[name] for name in ("left", "bottom", "right", "top"))
+    labels = texts.get("labels")
+    entry = {
+        "uri": uri if is_remote(uri) else absolute(Path(folder, uri)),
+        "lon": take("lon", lambda text: _within(text, 180), "degrees from -180 to 180"),
+        "lat": take("lat", lambda text: _within(text, 90), "degrees from -90 to 90"),
+        "split": take("split", split_name, "train, val or test"),
+        "datetime": take("datetime", parse_time, "a time such as 2020-05-18T13:44:22Z"),
+        "epsg": take("epsg", int, "an EPSG code such as 32721"),
+        "bounds": None if None in bounds else bounds,
+        "gsd_m": numbers["gsd_m"],
+        "labels": [part.strip() for part in labels.split(";") if part.strip()] if labels else None,
+        **{name: texts.get(name) for name in ("label", "licence", "source", "sensor")},
+    }
+    return {name: value for name, value in entry.items() if value is not None}
+
+
+def _within(text: str, limit: float) -> float | None:
+    value = float(text)
+    return value if -limit <= value <= limit else None

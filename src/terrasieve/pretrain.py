@@ -1,0 +1,132 @@
+"""Pretraining from a recipe to a run folder: what the command ``terrasieve pretrain`` does.
+
+After ``recipe`` and before ``demo`` and the command line: reads the manifest, completes the recipe with each band's
+mean and standard deviation, holds the run folder and hands over to ``train.loop``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from terrasieve import manifest, recipe
+from terrasieve.data import images as imagery
+from terrasieve.errors import UserError
+from terrasieve.recipe import Recipe
+from terrasieve.train import distributed, folder, loop
+from terrasieve.train.checkpoint import found, written_aside
+from terrasieve.train.distributed import World
+
+# What may differ between the start and the resumption of a run: nothing of it changes the weights.
+FREE = ("loader", "log", "output", "name", "device", "data")
+
+
+def new_folder(settings: Recipe) -> Path:
+    """Name a folder for a new run: output/name-date-time."""
+    return Path(settings.output) / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def resumed(run: Path, overrides: list[str]) -> Recipe:
+    """Read the recipe of a run that is to go on.
+
+    Args:
+        run: its folder.
+        overrides: only of keys that do not change the weights: loader, log, device, data (the manifest, moved).
+
+    Raises:
+        UserError: if it is no run folder, or an override would make it another run.
+    """
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} holds no recipe.yaml, so it is not a run that could be resumed.")
+    stored, changed = recipe.load(path), recipe.load(path, overrides)
+    before, after = stored.model_dump(exclude=set(FREE)), changed.model_dump(exclude=set(FREE))
+    different = [key for key in before if before[key] != after[key]]
+    if different:
+        raise UserError(
+            f"A resumed run keeps its recipe; {', '.join(different)} would differ from {path}. "
+            f"Only {', '.join(FREE)} may be given; start a new run for the rest."
+        )
+    return changed
+
+
+def pretrain(
+    settings: Recipe,
+    run: Path,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    on_start: Callable[[World, Recipe, int, int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+) -> loop.Outcome:
+    """Run a recipe.
+
+    Args:
+        settings: the recipe.
+        run: folder of the run, made here; with ``resume`` one that exists.
+        resume: go on from the newest checkpoint.
+        stop_at: stop, resumably, after this many steps in all.
+        on_start: called with this process, the completed recipe, images found and steps already done.
+        on_step: called after every step with the steps done.
+        on_log: called with the numbers of a log line.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        UserError: for anything that a user can mend.
+    """
+    with distributed.join(settings) as world:
+        run = Path(distributed.share(world, str(run)))
+        with folder.held(run) if world.leads else nullcontext():
+            if (run / "recipe.yaml").exists() and not resume and world.leads:
+                raise UserError(
+                    f"{run} holds a run already. Resume it with: terrasieve pretrain --resume {run}; "
+                    "or choose another folder with --run."
+                )
+            table = manifest.read(settings.data)
+            images = imagery.from_table(table, settings.image.bands)
+            settings = complete(settings, images)
+            about = {"recipe": settings.model_dump(mode="json"), "manifest_hash": manifest.content_hash(table)}
+            if world.leads:
+                _describe(run, settings, about, len(images), resume)
+            if on_start:
+                done = max((step for step, _ in found(run / "checkpoints")), default=0)
+                on_start(world, settings, len(images), done)
+            return loop.train(
+                settings, images, run, world, about, stop_at=stop_at, on_step=on_step, on_log=on_log
+            )  # fmt: skip
+
+
+def complete(settings: Recipe, images: imagery.Images) -> Recipe:
+    """Fill in the bands and each band's mean and standard deviation, where the recipe leaves them to the data."""
+    image = settings.image.model_copy(update={"bands": images.bands})
+    if image.mean is None or image.std is None:
+        mean, std = imagery.band_statistics(images, settings.seed)
+        image = image.model_copy(update={"mean": image.mean or mean, "std": image.std or std})
+    content = settings.model_dump(mode="json") | {"image": image.model_dump(mode="json")}
+    return recipe.check(content, "(completed with the data's bands)")
+
+
+def _describe(run: Path, settings: Recipe, about: dict[str, Any], images: int, resume: bool) -> None:
+    """Write recipe.yaml and environment.json, or check that a resumed run still sees the same manifest."""
+    path = run / "environment.json"
+    if resume and path.exists():
+        before = yaml.safe_load(path.read_text(encoding="utf-8")).get("manifest_hash")
+        if before != about["manifest_hash"]:
+            raise UserError(
+                f"The manifest {settings.data} is not the one that {run} was started with: its hash is "
+                f"{about['manifest_hash']} instead of {before}. Resume with the same manifest, or start a new run."
+            )
+        return
+    with written_aside(run / "recipe.yaml") as aside:
+        aside.write_text(recipe.dump(settings), encoding="utf-8")
+    environment = folder.environment(manifest_hash=about["manifest_hash"], manifest_rows=images)
+    about |= {key: environment[key] for key in ("commit", "versions")}
+    folder.write_json(path, environment)

@@ -1,0 +1,1 @@
+"""Training: the loop, the optimiser, checkpoints, processes and the log."""

@@ -1,0 +1,120 @@
+"""Checkpoints: whole or absent. Written aside, flushed to disk, then renamed; an unreadable one falls back to the last.
+
+Source of the layout: torch's distributed state dicts, gathered, so a run resumes with another number of processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from terrasieve.errors import UserError
+from terrasieve.train.distributed import World
+
+NAME = re.compile(r"step_(\d{8})\.pt$")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; on success flush it to disk and rename it, on failure remove it.
+
+    Raises:
+        UserError: if the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield aside
+        mask = os.umask(0)
+        os.umask(mask)
+        aside.chmod(0o666 & ~mask)  # some writers create private files
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer reports a failed write as RuntimeError without a cause that names the disk
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "PytorchStreamWriter" in str(error):
+            raise UserError(
+                f"Cannot write {path}: {error}. Is the disk full or the quota used up? Nothing was left under that "
+                "name; free some space and resume the run from its last checkpoint."
+            ) from error
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+    about: dict[str, Any],
+    keep: int,
+) -> None:
+    """Write the state after ``step`` steps and remove all but the newest ``keep`` checkpoints.
+
+    All processes call it. ``about`` says where the state comes from: recipe, manifest hash, commit, versions.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights, moments = get_state_dict(model, optimizer, options=options)
+    if not world.leads:
+        return
+    with written_aside(folder / f"step_{step:08d}.pt") as aside:
+        torch.save({"step": step, "model": weights, "optimizer": moments, "about": about}, aside)
+    for _, old in found(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+
+
+def found(folder: Path) -> list[tuple[int, Path]]:
+    """Return the checkpoints of a run, (step, path), oldest first."""
+    names = ((NAME.match(path.name), path) for path in folder.glob("step_*.pt"))
+    return sorted((int(match[1]), path) for match, path in names if match)
+
+
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
+    """Restore the newest whole checkpoint.
+
+    Returns:
+        Steps done (0 when there is no checkpoint) and a line for every checkpoint that could not be read.
+
+    Raises:
+        UserError: if there are checkpoints but none can be read, or the model does not fit.
+    """
+    broken: list[str] = []
+    for step, path in reversed(found(folder)):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            broken.append(f"{path.name} cannot be read ({str(error).splitlines()[0]}); falling back to an older one")
+            continue
+        try:
+            set_state_dict(
+                model,
+                optimizer,
+                model_state_dict=state["model"],
+                optim_state_dict=state["optimizer"],
+                options=StateDictOptions(full_state_dict=True),
+            )
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} does not fit this recipe's model: {str(error).splitlines()[0]} "
+                "Resume with the recipe that the run was started with."
+            ) from error
+        return step, broken
+    if broken:
+        raise UserError(f"No checkpoint in {folder} can be read: {'; '.join(broken)}. Start a new run.")
+    return 0, []

@@ -1,0 +1,110 @@
+"""Processes: who am I under torchrun, and how the model is spread over them (DDP, or FSDP2 per block)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from terrasieve.errors import UserError
+from terrasieve.train.settings import TrainSettings
+
+
+class World(NamedTuple):
+    """This process among all: 0 <= rank < size; rank 0 writes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the log and the files."""
+        return self.rank == 0
+
+
+@contextmanager
+def join(settings: TrainSettings) -> Iterator[World]:
+    """Join the processes that torchrun started, or stand alone.
+
+    Raises:
+        UserError: if CUDA is asked for and absent, or the batch cannot be divided.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for, but torch sees none here; use device=auto or device=cpu.")
+    cuda = settings.device != "cpu" and torch.cuda.is_available()
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if settings.batch_size % (size * settings.accumulate):
+        raise UserError(
+            f"batch_size {settings.batch_size} is not a multiple of {size} processes x accumulate "
+            f"{settings.accumulate}; the nearest is "
+            f"{max(round(settings.batch_size / (size * settings.accumulate)), 1) * size * settings.accumulate}."
+        )
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield World(rank, size, device)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def spread(method: nn.Module, settings: TrainSettings, world: World) -> nn.Module:
+    """Move a method to its device, compile its blocks if wanted, and wrap it for several processes."""
+    method = method.to(world.device)
+    blocks = [block for name, block in method.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+    if settings.compile == "on" or (settings.compile == "auto" and world.device.type == "cuda"):
+        for block in blocks:
+            block.compile()
+    if world.size == 1:
+        return method
+    if settings.parallel == "fsdp":
+        for block in blocks:
+            fully_shard(block)
+        return cast(nn.Module, fully_shard(method))
+    return DistributedDataParallel(method, device_ids=[world.device] if world.device.type == "cuda" else None)
+
+
+def unsynchronised(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Hold gradient exchange back until the last micro-batch of a step."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    elif isinstance(model, DistributedDataParallel) and not last:
+        return cast(AbstractContextManager[None], model.no_sync())
+    return nullcontext()
+
+
+def mean_over(world: World, values: Tensor) -> Tensor:
+    """Average values over the processes, in place."""
+    if world.size > 1:
+        dist.all_reduce(values)
+        values /= world.size
+    return values
+
+
+def any_of(world: World, flag: bool) -> bool:
+    """Tell whether any process raises a flag; the host waits, so not in every step."""
+    if world.size == 1:
+        return flag
+    raised = torch.tensor(float(flag), device=world.device)
+    dist.all_reduce(raised)
+    return bool(raised.item() > 0)
+
+
+def share(world: World, value: str) -> str:
+    """Give every process rank 0's value."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

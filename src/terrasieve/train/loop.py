@@ -1,0 +1,175 @@
+"""The loop: batch -> learning rate -> micro-batches -> clip -> step -> after_step -> log, picture, checkpoint when due.
+
+The heart of training: ``recipe`` and the command line stand after it, ``data`` and ``methods`` before. Masks are keyed
+by the step, so a run that was stopped anywhere and resumed gives bitwise the same weights on a CPU. Nothing inside a
+step waits for the device; whether gradients are finite is decided on the device too.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from terrasieve import keyed
+from terrasieve.batch import Batch
+from terrasieve.data.augment import normalise
+from terrasieve.data.images import Images
+from terrasieve.data.loader import train_batches
+from terrasieve.train import checkpoint, distributed
+from terrasieve.train.distributed import World
+from terrasieve.train.optim import gradient_norm, lr_at
+from terrasieve.train.settings import TrainSettings
+from terrasieve.train.state import State, build
+from terrasieve.train.writer import Writer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: steps done, whether it was interrupted, images that could not be read, steps left out."""
+
+    step: int
+    interrupted: bool
+    skipped_images: int
+    skipped_steps: int
+
+
+def train_step(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
+    """Do one optimiser step on this process's share of the global batch.
+
+    Args:
+        state: is changed in place.
+        batch: on the device, in digital numbers.
+        step: counted from 0; keys the masks.
+
+    Returns:
+        ``loss``, ``grad_norm`` and the method's metrics, () tensors on the device.
+    """
+    settings = state.settings
+    lr = lr_at(step, settings.steps, settings.optim, state.peak)
+    for group in state.optimizer.param_groups:
+        group["lr"].fill_(lr)
+    metrics: dict[str, Tensor] = {}
+    size = len(batch) // settings.accumulate
+    for part in range(settings.accumulate):
+        micro = normalise(batch.part(part * size, (part + 1) * size), state.mean, state.std)
+        micro = replace(micro, progress=step / settings.steps)
+        draw = keyed.generator(settings.seed, "mask", step, device=state.world.device)
+        with distributed.unsynchronised(state.model, last=part == settings.accumulate - 1):
+            with torch.autocast(state.world.device.type, state.dtype, enabled=state.dtype != torch.float32):
+                output = state.model(micro, draw)
+            (output.loss / settings.accumulate).backward()
+        for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
+            metrics[name] = metrics.get(name, 0.0) + value / settings.accumulate
+    norm = gradient_norm(state.parameters, settings.optim.clip)
+    bad = (~norm.isfinite()).float()
+    state.skipped += bad
+    # Fused AdamW leaves the weights alone where this is 1, without the host having to know.
+    state.optimizer.found_inf = bad  # type: ignore[attr-defined]
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.method.after_step(step)
+    return {**metrics, "grad_norm": norm}
+
+
+def train(
+    settings: TrainSettings,
+    images: Images,
+    folder: Path,
+    world: World,
+    about: dict[str, Any],
+    *,
+    stop_at: int | None = None,
+    on_step: Callable[[int], None] | None = None,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+) -> Outcome:
+    """Train, or go on training, in a run folder that this process holds.
+
+    Args:
+        settings: complete: mean and std are given.
+        images: what to train on.
+        folder: of the run; its newest whole checkpoint is resumed.
+        world: this process.
+        about: goes into every checkpoint: recipe, manifest hash, commit, versions.
+        stop_at: stop, resumably, after this many steps in all.
+        on_step: called after every step with the steps done.
+        on_log: called with the numbers of a log line.
+
+    Raises:
+        UserError: on a full disk, unreadable images in a row, or a gradient that is not finite when the recipe stops.
+    """
+    state = build(settings, world, len(images.bands))
+    start, broken = checkpoint.load(folder / "checkpoints", state.model, state.optimizer)
+    last = min(settings.steps, stop_at or settings.steps)
+    writer = Writer(state, folder, images, about, start)
+    for reason in broken:
+        writer.event("broken_checkpoint", start, reason=reason)
+    writer.event("resume" if start else "start", start, steps=settings.steps)
+    done, interrupted = start, False
+    try:
+        with _interruptible() as asked:
+            for step, batch in zip(range(start, last), _batches(state, images, start, last), strict=True):
+                writer.saw(batch, step)
+                numbers = train_step(state, batch, step)
+                done = step + 1
+                line = writer.after_step(done, numbers, due=done == last)
+                if on_step:
+                    on_step(done)
+                if line is not None:
+                    if on_log:
+                        on_log(line)
+                    if distributed.any_of(world, asked()) and done < settings.steps:
+                        interrupted = True
+                        break
+                elif world.size == 1 and asked():
+                    interrupted = True
+                    break
+        writer.finish(done, interrupted)
+    finally:
+        writer.close()
+    return Outcome(done, interrupted, writer.skipped_images, int(state.skipped.item()))
+
+
+def _batches(state: State, images: Images, start: int, last: int) -> Iterator[Batch]:
+    settings, world = state.settings, state.world
+    for batch in train_batches(
+        images,
+        settings.image,
+        settings.loader,
+        seed=settings.seed,
+        steps=range(start, last),
+        batch_size=settings.batch_size,
+        rank=world.rank,
+        world=world.size,
+    ):
+        yield batch.to(world.device)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a question that the loop asks; the second acts at once."""
+    asked: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+
+    def note(number: int, _frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.getsignal(number)
+        try:
+            signal.signal(number, note)
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            break
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is note:
+                signal.signal(number, handler)

@@ -1,0 +1,100 @@
+"""Settings of a training run, beside the loop that reads them; ``recipe.Recipe`` adds the run's name and data."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from terrasieve.data.augment import ImageSettings
+from terrasieve.data.loader import LoaderSettings
+from terrasieve.methods import MethodSettings
+from terrasieve.nn.encoder import EncoderSettings
+from terrasieve.section import Section
+
+
+class OptimSettings(Section):
+    """AdamW and its schedule; the defaults are MAE's, with SelectiveMAE's clipping (METHODS.md, sections 1 and 3).
+
+    Attributes:
+        base_lr: learning rate for a batch of 256; scaled by batch size / 256 and by the method's own factor.
+        min_lr: where the cosine ends, as a share of the peak.
+        warmup: share of the steps over which the rate rises linearly.
+        weight_decay: on weights only, not on norms, biases and tokens.
+        betas: of AdamW.
+        clip: largest gradient norm; None = no clipping.
+        non_finite: what to do when a gradient is not finite: leave the step out and count it, or stop.
+    """
+
+    base_lr: float = Field(default=1.5e-4, gt=0)
+    min_lr: float = Field(default=0.0, ge=0, le=1)
+    warmup: float = Field(default=0.075, ge=0, lt=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float | None = Field(default=1.0, gt=0)
+    non_finite: Literal["skip", "stop"] = "skip"
+
+
+class LogSettings(Section):
+    """How often things are written, in steps; the last step is always written.
+
+    Attributes:
+        every: loss, rate and throughput.
+        picture_every: a reconstruction picture; 0 = only at the end.
+        checkpoint_every: a checkpoint.
+        keep_checkpoints: how many are kept.
+        wandb: project to log to as well; needs the extra ``terrasieve[wandb]``.
+    """
+
+    every: int = Field(default=10, ge=1)
+    picture_every: int = Field(default=100, ge=0)
+    checkpoint_every: int = Field(default=100, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    wandb: str | None = None
+
+
+class TrainSettings(Section):
+    """Everything that decides what a run computes.
+
+    Attributes:
+        seed: of weights, order, augmentation and masks.
+        steps: optimiser steps.
+        batch_size: images per step, over all processes.
+        accumulate: micro-batches per step, to fit memory; the result is the same up to rounding.
+        precision: ``auto`` = bf16 where the hardware computes in it, else fp32.
+        device: ``auto`` = CUDA when there is one.
+        parallel: with several processes (torchrun): replicate (DDP) or shard (FSDP2) the model.
+        compile: compile each block; ``auto`` = on CUDA.
+    """
+
+    seed: int = 0
+    steps: int = Field(gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    compile: Literal["auto", "on", "off"] = "auto"
+    image: ImageSettings = ImageSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    method: MethodSettings
+    optim: OptimSettings = OptimSettings()
+    loader: LoaderSettings = LoaderSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        height, width = self.image.shape_px
+        p = self.encoder.patch_px
+        if height % p or width % p:
+            raise ValueError(
+                f"encoder.patch_px: a patch of {p} px does not divide image.size_px {height} x {width}; "
+                f"use a multiple of {p}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
+        for name in ("mean", "std"):
+            values, bands = getattr(self.image, name), self.image.bands
+            if values is not None and bands is not None and len(values) != len(bands):
+                raise ValueError(f"image.{name} has {len(values)} values for {len(bands)} bands")
+        return self

@@ -1,0 +1,75 @@
+"""State: everything a training step works on, built from the settings.
+
+Between ``settings`` and ``loop``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from terrasieve import methods
+from terrasieve.nn.encoder import Encoder
+from terrasieve.train import distributed
+from terrasieve.train.distributed import World
+from terrasieve.train.optim import adamw, peak_lr
+from terrasieve.train.settings import TrainSettings
+
+
+@dataclass
+class State:
+    """What a step works on.
+
+    Attributes:
+        method: the module as built; ``model`` is the same, spread over the processes.
+        peak: learning rate at the top of the schedule.
+        dtype: what matrix products are computed in.
+        skipped: () tensor on the device, steps left out because a gradient was not finite.
+    """
+
+    settings: TrainSettings
+    world: World
+    method: methods.Method
+    model: nn.Module
+    optimizer: torch.optim.AdamW
+    parameters: list[nn.Parameter]
+    peak: float
+    dtype: torch.dtype
+    mean: Tensor
+    std: Tensor
+    skipped: Tensor
+
+
+def precision(settings: TrainSettings, device: torch.device) -> torch.dtype:
+    """Choose the type of matrix products: bf16 where the hardware computes in it, unless the recipe says."""
+    if settings.precision != "auto":
+        return torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def build(settings: TrainSettings, world: World, channels: int) -> State:
+    """Build encoder, method and optimiser from the settings, in which mean and std are given."""
+    encoder = Encoder(settings.encoder, channels, settings.image.shape_px, settings.seed)
+    method = methods.build(settings.method, encoder, settings.seed)
+    model = distributed.spread(method, settings, world)
+    optimizer = adamw(model, settings.optim)
+    kind = cast(methods.Method, method)
+    place = {"dtype": torch.float32, "device": world.device}
+    return State(
+        settings=settings,
+        world=world,
+        method=kind,
+        model=model,
+        optimizer=optimizer,
+        parameters=[p for group in optimizer.param_groups for p in group["params"]],
+        peak=peak_lr(settings.optim, settings.batch_size, kind.lr_scale),
+        dtype=precision(settings, world.device),
+        mean=torch.tensor(settings.image.mean, **place),  # type: ignore[arg-type]
+        std=torch.tensor(settings.image.std, **place),  # type: ignore[arg-type]
+        skipped=torch.zeros((), device=world.device),
+    )

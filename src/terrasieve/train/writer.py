@@ -1,0 +1,205 @@
+"""Writer: what a run leaves behind as it goes: log lines, pictures, checkpoints, and at the end the weights.
+
+Called by ``loop`` after every step. On CUDA a log line's numbers are copied while the next steps are queued, and read
+when the next line is due, so that the device never waits for the host.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from terrasieve import keyed
+from terrasieve.batch import Batch
+from terrasieve.data.augment import normalise
+from terrasieve.data.images import Images
+from terrasieve.data.samples import WholeSamples, collate
+from terrasieve.errors import UserError
+from terrasieve.train import checkpoint, picture
+from terrasieve.train.distributed import mean_over
+from terrasieve.train.log import Log
+from terrasieve.train.optim import lr_at
+from terrasieve.train.state import State
+
+PICTURED = 6
+VIT = "encoder.vit."
+
+
+class _Pending(NamedTuple):
+    """A log line whose numbers are still on their way from the device."""
+
+    step: int
+    names: list[str]
+    values: Tensor
+    arrived: torch.cuda.Event | None
+    known: dict[str, float]
+
+
+class Writer:
+    """Write a run's folder; only rank 0 touches files, but all processes call every method."""
+
+    def __init__(self, state: State, folder: Path, images: Images, about: dict[str, Any], start: int) -> None:
+        self.state, self.folder, self.images, self.about = state, folder, images, about
+        settings = state.settings
+        self.log = Log(folder, start, settings.log.wandb) if state.world.leads else None
+        self.skipped_images = 0
+        self._pending: _Pending | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._since = start
+        self._saved = start if start else -1
+        self._began = self._mark = time.monotonic()
+        self._paused = 0.0
+        self._pictured: Batch | None = None
+
+    def event(self, event: str, step: int, **details: Any) -> None:
+        """Log that something happened."""
+        if self.log:
+            self.log.event(event, step, **details)
+
+    def saw(self, batch: Batch, step: int) -> None:
+        """Count and list the images that could not be read for a batch."""
+        for skip in batch.skipped:
+            self.skipped_images += 1
+            self.event("skip_image", step, uri=skip.uri, reason=skip.reason)
+
+    def after_step(self, done: int, numbers: dict[str, Tensor], due: bool) -> dict[str, float] | None:
+        """Write what is due after a step.
+
+        Args:
+            done: steps done.
+            numbers: of this step, on the device.
+            due: this is the last step.
+
+        Returns:
+            The numbers of a log line, if one was written (on CUDA: the one before).
+        """
+        settings = self.state.settings.log
+        for name, value in numbers.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        line = None
+        if due or done % settings.every == 0:
+            line = self._write_line(done, last=due)
+        paused = time.monotonic()
+        if settings.picture_every and done % settings.picture_every == 0 and not due:
+            self.picture(done)
+        if done % settings.checkpoint_every == 0 and not due:
+            self.save(done)
+        self._paused += time.monotonic() - paused
+        return line
+
+    def finish(self, done: int, interrupted: bool) -> None:
+        """Write the last picture, checkpoint and weights."""
+        self.save(done)
+        self.picture(done)
+        self._weights()
+        self._read_pending()
+        complete = done >= self.state.settings.steps
+        event = "interrupted" if interrupted else "finish" if complete else "stop"
+        skipped = int(self.state.skipped.item())
+        self.event(event, done, skipped_images=self.skipped_images, skipped_steps=skipped)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self.log:
+            self.log.close()
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint, once per step."""
+        if done == self._saved:
+            return
+        state = self.state
+        folder, keep = self.folder / "checkpoints", state.settings.log.keep_checkpoints
+        checkpoint.save(folder, done, state.model, state.optimizer, state.world, self.about, keep)
+        self._saved = done
+
+    def picture(self, done: int) -> None:
+        """Reconstruct the same few whole images as ever, and draw them."""
+        state, settings = self.state, self.state.settings
+        if self._pictured is None:
+            self._pictured = self._choose()
+        if self._pictured is None:
+            return
+        batch = normalise(self._pictured.to(state.world.device), state.mean, state.std)
+        batch = replace(batch, progress=min(done / settings.steps, 1.0))
+        draw = keyed.generator(settings.seed, "picture", device=state.world.device)
+        with (
+            torch.no_grad(),
+            torch.autocast(state.world.device.type, state.dtype, enabled=state.dtype != torch.float32),
+        ):
+            painted = state.method(batch, draw, picture=True).picture
+        if self.log and painted:
+            drawn = picture.compose(painted, settings.encoder.patch_px, settings.image.shape_px, self.images.bands)
+            picture.write(drawn, self.folder / "pictures" / f"step_{done:08d}.png")
+            self.log.picture(done, drawn)
+
+    def _choose(self) -> Batch | None:
+        """Read up to six images, drawn once by key; broken ones are passed over (they are counted in training)."""
+        samples, whole = [], WholeSamples(self.images, self.state.settings.image)
+        order = keyed.numpy_generator(self.state.settings.seed, "pictured").permutation(len(self.images))
+        for row in order[: 4 * PICTURED]:
+            try:
+                samples.append(whole[int(row)])
+            except UserError:
+                continue
+            if len(samples) == PICTURED:
+                break
+        return collate(samples) if samples else None
+
+    def _write_line(self, done: int, last: bool) -> dict[str, float] | None:
+        state, settings = self.state, self.state.settings
+        names = [*self._sums, "skipped_steps"]
+        count = done - self._since
+        values = torch.stack([*(total.float() / count for total in self._sums.values()), state.skipped])
+        values = mean_over(state.world, values)
+        now = time.monotonic()
+        known = {
+            "lr": lr_at(done - 1, settings.steps, settings.optim, state.peak),
+            "epoch": done * settings.batch_size / len(self.images),
+            "images_per_s": count * settings.batch_size / max(now - self._mark - self._paused, 1e-9),
+            "time_s": now - self._began,
+            "skipped_images": float(self.skipped_images),
+        }
+        self._sums, self._since, self._mark, self._paused = {}, done, now, 0.0
+        line = self._read_pending()
+        arrived = None
+        if state.world.device.type == "cuda":
+            values = values.to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        self._pending = _Pending(done, names, values, arrived, known)
+        return self._read_pending() if last or arrived is None else (line or {})
+
+    def _read_pending(self) -> dict[str, float] | None:
+        if self._pending is None:
+            return None
+        step, names, values, arrived, known = self._pending
+        self._pending = None
+        if arrived is not None:
+            arrived.synchronize()
+        line = dict(zip(names, values.tolist(), strict=True)) | known
+        if self.log:
+            self.log.step(step, line)
+        if line["skipped_steps"] and self.state.settings.optim.non_finite == "stop":
+            raise UserError(
+                f"A gradient was not finite at or before step {step} and optim.non_finite is 'stop'. The weights were "
+                "left as they were before it. Lower optim.base_lr, lengthen optim.warmup, or use non_finite=skip."
+            )
+        return line
+
+    def _weights(self) -> None:
+        """Write the encoder alone, in timm's names."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = cast(dict[str, Tensor], get_model_state_dict(self.state.model, options=options))
+        if self.state.world.leads:
+            vit = {
+                name.removeprefix(VIT): value.contiguous() for name, value in weights.items() if name.startswith(VIT)
+            }
+            with checkpoint.written_aside(self.folder / "weights.safetensors") as aside:
+                save_file(vit, aside)
