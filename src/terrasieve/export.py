@@ -64,9 +64,7 @@ def export(
     pool: Pool = "mean",
     overwrite: bool = False,
 ) -> None:
-    """Write a folder from which ``timm.create_model("local-dir:FOLDER", pretrained=True)`` builds the encoder.
-
-    The built model returns pooled features, (B, D). The folder appears whole or not at all.
+    """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads; it gives (B, D) features.
 
     Args:
         vit: a timm VisionTransformer with num_classes=0.
@@ -82,9 +80,9 @@ def export(
         overwrite: replace an earlier export.
 
     Raises:
-        UserError: the folder exists, cannot be written, or the arguments do not describe the weights.
+        UserError: the folder exists or cannot be written, or the arguments do not describe the weights.
     """
-    out_dir = Path(out_dir).expanduser().absolute()
+    out_dir = Path(out_dir).absolute()
     if not len(mean) == len(std) == len(bands):
         raise UserError(f"export: {len(bands)} bands, {len(mean)} means and {len(std)} standard deviations; one each")
     _check_target(out_dir, overwrite)
@@ -92,8 +90,8 @@ def export(
     about = {
         "version": terrasieve.__version__,
         "bands": list(bands),
-        "mean": [float(value) for value in mean],
-        "std": [float(value) for value in std],
+        "mean": list(map(float, mean)),
+        "std": list(map(float, std)),
         "dtype": dtype,
         "size_px": list(size),
         "pooling": pool,

@@ -81,24 +81,7 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0) -> Task:
     prefix, path = _parse(spec)
     notes: list[str] = []
     rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, notes)
-    root = path if prefix == "folder" else path.parent
-    share = None
-    if split is not None and split.startswith("random"):
-        share, rows = _share(split), [replace(row, split=None) for row in rows]
-    elif split is not None:
-        rows = _by_csv(rows, _find_csv(split, root), root, notes)
-    elif not all(row.split for row in rows):
-        if any(row.split for row in rows):
-            notes.append(f"{sum(not row.split for row in rows)} rows without a split are left out")
-            rows = [row for row in rows if row.split]
-        else:
-            share = DEFAULT_SHARE
-    multilabel = any(len(row.labels) != 1 for row in rows)
-    names, targets = _targets(rows, multilabel)
-    if share is not None:
-        test = held_out(targets, 1 - share, seed).tolist()
-        rows = [replace(row, split="test" if out else "train") for row, out in zip(rows, test, strict=True)]
-        notes.append(f"random split, {share:g} train, stratified by class, seed {seed}; neighbours may leak")
+    rows, names, targets = _divide(rows, split, path if prefix == "folder" else path.parent, seed, notes)
     parts = tuple(str(row.split) for row in rows)
     _check_parts(spec, parts, names, targets, notes)
     leaked = _count_leaks(rows)
@@ -111,7 +94,7 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0) -> Task:
         class_names=names,
         targets=targets,
         split=parts,
-        kind="multilabel" if multilabel else "multiclass",
+        kind="multilabel" if targets.ndim == 2 else "multiclass",
         leaked=leaked,
         notes=tuple(notes),
     )
@@ -123,8 +106,8 @@ def _parse(spec: str) -> tuple[str, Path]:
         prefix, rest = "manifest", spec
     if prefix not in ("folder", "manifest") or not rest:
         near = difflib.get_close_matches(prefix, ["folder", "manifest"], n=1) if colon else ["folder"]
-        meant = f"; did you mean {near[0]}:{rest if colon else spec}?" if near else ""
-        raise UserError(f"unknown task {spec!r}{meant} A task is folder:PATH, manifest:PATH or FILE.parquet")
+        meant = f"; did you mean {near[0]}:{rest if colon else spec}" if near else ""
+        raise UserError(f"unknown task {spec!r}{meant}. A task is folder:PATH, manifest:PATH or FILE.parquet")
     path = Path(rest).expanduser().absolute()
     if prefix == "folder" and not path.is_dir():
         raise UserError(f"task {spec!r}: there is no folder {path}")
@@ -166,6 +149,30 @@ def _manifest_rows(path: Path, notes: list[str]) -> list[_Row]:
         if count:
             notes.append(f"{count} rows {what} are left out")
     return rows
+
+
+def _divide(
+    rows: list[_Row], split: str | None, root: Path, seed: int, notes: list[str]
+) -> tuple[list[_Row], tuple[str, ...], Tensor]:
+    """Give every row its split, and all of them their targets."""
+    share = None
+    if split is not None and split.startswith("random"):
+        share, rows = _share(split), [replace(row, split=None) for row in rows]
+    elif split is not None:
+        rows = _by_csv(rows, _find_csv(split, root), root, notes)
+    elif not all(row.split for row in rows):
+        if any(row.split for row in rows):
+            notes.append(f"{sum(not row.split for row in rows)} rows without a split are left out")
+            rows = [row for row in rows if row.split]
+        else:
+            share = DEFAULT_SHARE
+    multilabel = any(len(row.labels) != 1 for row in rows)
+    names, targets = _targets(rows, multilabel)
+    if share is not None:
+        test = held_out(targets, 1 - share, seed).tolist()
+        rows = [replace(row, split="test" if out else "train") for row, out in zip(rows, test, strict=True)]
+        notes.append(f"random split, {share:g} train, stratified by class, seed {seed}; neighbours may leak")
+    return rows, names, targets
 
 
 def _share(split: str) -> float:
