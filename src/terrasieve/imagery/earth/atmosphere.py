@@ -55,7 +55,7 @@ def _air(
             for b in range(image.shape[0]):
                 value = image[b, r, c] * light
                 value += opaque * (bright * air[2, b] - value)
-                value = value * (1.0 - 0.3 * f[HAZE] * air[0, b]) + f[HAZE] * air[0, b] * 0.11
+                value = value * (1.0 - 0.3 * f[HAZE] * air[0, b]) + f[HAZE] * air[0, b] * 0.08
                 if b % 2 == 0 and b > 0:
                     bits = lattice(column + c, row + r, key + 30 + b)
                 grain = unit(bits, 2 * (b % 2)) + unit(bits, 2 * (b % 2) + 1) - 1.0

@@ -62,8 +62,11 @@ def _shadows(shade: Image, things: Array, suns: Array, column: int, row: int, gs
     for n in range(things.shape[0]):
         if things[n, o.CLASS] == m.SHIP:
             continue
-        for part in range(1, 4):
-            reach = things[n, o.TALL] / suns[n, 2] * part / 3.0
+        length_m = things[n, o.TALL] * np.sqrt(1.0 - suns[n, 2] ** 2) / suns[n, 2]
+        # Copies of the outline, close enough to each other that no steps are seen between them.
+        parts = min(np.int64(length_m / max(0.3 * things[n, o.WIDTH], gsd_m)) + 1, 9)
+        for part in range(1, parts + 1):
+            reach = things[n, o.TALL] / suns[n, 2] * part / parts
             dx, dy = -suns[n, 0] * reach, -suns[n, 1] * reach
             c0, c1, r0, r1 = _window(things[n], dx, dy, column, row, shade.shape[0], gsd_m)
             for r in range(r0, r1 + 1):

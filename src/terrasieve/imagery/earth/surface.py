@@ -109,7 +109,7 @@ def _port(pixel: Pixel, table: Pixel, x: float, y: float, f: Array, site: Array,
         brighten(pixel, 0.9 + 0.5 * noise(x / 5.0, y / 5.0, key + 712))
         return m.ROCK
     blend(pixel, table, m.CONCRETE, 1.0)
-    blend(pixel, table, m.ASPHALT, step(-0.3, 0.6, grain))
+    blend(pixel, table, m.ASPHALT, 0.35 + 0.3 * step(-0.5, 0.6, grain))
     lane = covered(6.0, q + 70.0, gsd_m) if part == 3 else 0.0
     blend(pixel, table, m.ASPHALT, lane)
     spacing = s.pier_spacing(site[s.RADIUS])
