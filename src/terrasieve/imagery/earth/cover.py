@@ -6,6 +6,8 @@ land-cover class. Thresholds of climate follow Whittaker's biome diagram, simpli
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,7 +49,7 @@ def sea(pixel: Pixel, table: Pixel, x: float, y: float, f: Array, h: float, gsd_
     blend(pixel, table, m.TURBID, 0.35 * step(-0.3, 0.9, bloom) + 0.3 * step(-40.0, -4.0, h))
     clear = step(14.0, 24.0, f[TEMP])
     if h > -80.0:
-        blend(pixel, table, m.SHALLOW, (0.25 + 0.75 * clear) * np.exp(h / (3.0 + 5.0 * clear)))
+        blend(pixel, table, m.SHALLOW, (0.25 + 0.75 * clear) * math.exp(h / (3.0 + 5.0 * clear)))
         blend(pixel, table, m.BEACH, 0.7 * step(-1.6, 0.0, h))
     swell = fractal(1.4 * x + 0.3 * y, 2.6 * y, 130.0, 6, 0.75, gsd_m, key + 310)
     brighten(pixel, 1.0 + 0.16 * swell)
