@@ -27,10 +27,9 @@ SOURCES = hashlib.blake2b(
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function that only kernels call: not callable from Python, which halves its compilation."""
-    return cast(
-        Function, njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    )
+    """Compile a function that only kernels call; Python cannot, which spares compiling its wrappers."""
+    options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(Function, njit(**options)(function))
 
 
 def kernel(function: Function) -> Function:
