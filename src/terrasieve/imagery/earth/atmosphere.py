@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from terrasieve.imagery.earth.cover import Array
 from terrasieve.imagery.earth.grid import Grid
 from terrasieve.imagery.earth.materials import BAND_NM, BANDS
-from terrasieve.imagery.earth.noise import compiled, fractal, lattice, step, unit
+from terrasieve.imagery.earth.noise import compiled, fractal, kernel, lattice, step, unit
 from terrasieve.imagery.earth.planet import COVER, FIELDS, HAZE, SUN_X, SUN_Y, SUN_Z, Nodes, across, along
 from terrasieve.keyed import numpy_generator
 
@@ -33,7 +33,7 @@ def cloudiness(x: float, y: float, cover: float, gsd_m: float, key: int) -> floa
     return step(edge, edge + 0.42, puff)
 
 
-@compiled
+@kernel
 def _air(
     image: Image, cloud: NDArray[np.bool_], air: Array, values: Array, ni: int, nj: int, column: int, row: int,
     gsd_m: float, key: int,
@@ -55,7 +55,7 @@ def _air(
             for b in range(image.shape[0]):
                 value = image[b, r, c] * light
                 value += opaque * (bright * air[2, b] - value)
-                value = value * (1.0 - 0.3 * f[HAZE] * air[0, b]) + f[HAZE] * air[0, b] * 0.11
+                value = value * (1.0 - 0.3 * f[HAZE] * air[0, b]) + f[HAZE] * air[0, b] * 0.08
                 if b % 2 == 0 and b > 0:
                     bits = lattice(column + c, row + r, key + 30 + b)
                 grain = unit(bits, 2 * (b % 2)) + unit(bits, 2 * (b % 2) + 1) - 1.0
@@ -100,4 +100,4 @@ def to_display(image: Image) -> NDArray[np.uint8]:
 
 
 # A table, since exp and power may round differently in the body and in the tail of a vectorised loop.
-_DISPLAY = (255.0 * (1.0 - np.exp(-4.2 * np.arange(4096) / 2048.0)) + 0.5).astype(np.uint8)
+_DISPLAY: NDArray[np.uint8] = (255.0 * (1.0 - np.exp(-4.2 * np.arange(4096) / 2048.0)) + 0.5).astype(np.uint8)

@@ -196,8 +196,8 @@ def scene(counts: NDArray[np.intp], zones: NDArray[np.intp], area_km2: float, is
         return "town"
     if zone[surface.DENSE] + zone[surface.SPARSE] > 0.12:
         return "village"
-    if share[materials.SEA] > 0.97:
-        return "ocean"
+    if share[materials.SEA] + share[materials.SNOW] > 0.97 and share[materials.SEA] > 0.08:
+        return "ocean" if share[materials.SEA] > 0.5 else "snow_ice"  # pack ice
     if share[materials.SEA] > 0.08:
         return "coast"
     if share[materials.FRESH_WATER] > 0.12:

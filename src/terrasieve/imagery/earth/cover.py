@@ -6,6 +6,8 @@ land-cover class. Thresholds of climate follow Whittaker's biome diagram, simpli
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,8 @@ Pixel = NDArray[np.float32]  # (C,) reflectance
 @compiled
 def blend(pixel: Pixel, table: Pixel, material: int, weight: float) -> None:
     """Cover ``weight`` (0 to 1) of the pixel with a material."""
+    if weight <= 0.0:
+        return
     for b in range(pixel.size):
         pixel[b] += np.float32(weight) * (table[material, b] - pixel[b])
 
@@ -45,7 +49,7 @@ def sea(pixel: Pixel, table: Pixel, x: float, y: float, f: Array, h: float, gsd_
     blend(pixel, table, m.TURBID, 0.35 * step(-0.3, 0.9, bloom) + 0.3 * step(-40.0, -4.0, h))
     clear = step(14.0, 24.0, f[TEMP])
     if h > -80.0:
-        blend(pixel, table, m.SHALLOW, (0.25 + 0.75 * clear) * np.exp(h / (3.0 + 5.0 * clear)))
+        blend(pixel, table, m.SHALLOW, (0.25 + 0.75 * clear) * math.exp(h / (3.0 + 5.0 * clear)))
         blend(pixel, table, m.BEACH, 0.7 * step(-1.6, 0.0, h))
     swell = fractal(1.4 * x + 0.3 * y, 2.6 * y, 130.0, 6, 0.75, gsd_m, key + 310)
     brighten(pixel, 1.0 + 0.16 * swell)
@@ -160,8 +164,8 @@ def _ice_sheet(
     """Paint permanent snow: wind-blown ridges, bare blue ice and crevasses."""
     wind = fractal(0.35 * x + 0.9 * y, 3.2 * (0.9 * x - 0.35 * y), 900.0, 6, 0.62, gsd_m, key + 460)
     blend(pixel, table, m.FRESH_SNOW, share)
-    blend(pixel, table, m.ICE, share * step(0.0, 0.8, stand + 0.5 * wind))
-    brighten(pixel, 1.0 + 0.13 * share * wind)
+    blend(pixel, table, m.ICE, share * step(0.1, 0.9, stand + 0.7 * wind))
+    brighten(pixel, 1.0 + 0.2 * share * wind)
     broken = step(0.1, 0.5, noise(x / 3000.0, y / 3000.0, key + 470))
     if broken > 0.0:
         crack = contour(x / 210.0 + wind, y / 620.0, key + 471) * 210.0

@@ -6,6 +6,8 @@ lies inside the outline; its colour is weighted by the area covered.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ from terrasieve.imagery.earth import materials as m
 from terrasieve.imagery.earth import objects as o
 from terrasieve.imagery.earth.cover import Array
 from terrasieve.imagery.earth.grid import Grid
-from terrasieve.imagery.earth.noise import compiled, noise
+from terrasieve.imagery.earth.noise import compiled, kernel, noise, whole
 from terrasieve.imagery.earth.planet import FIELDS, SUN_X, SUN_Y, SUN_Z, Nodes, at
 
 Image = NDArray[np.float32]
@@ -26,7 +28,7 @@ def outline(thing: Array, u: float, v: float) -> tuple[float, float]:
     """Return how far inside the outline a position of the object's frame lies: metres along, metres across."""
     half_u, half_v = 0.5 * thing[o.LENGTH], 0.5 * thing[o.WIDTH]
     if thing[o.CLASS] == m.TANK:
-        inside = half_u - np.sqrt(u * u + v * v)
+        inside = half_u - math.sqrt(u * u + v * v)
         return inside, inside
     if thing[o.CLASS] == m.SHIP:
         ahead = (u - half_u * (1.0 - 2.0 * BOW)) / (2.0 * BOW * half_u)
@@ -41,8 +43,9 @@ def _cover(thing: Array, x: float, y: float, gsd_m: float) -> float:
     dx, dy = x - thing[o.X], y - thing[o.Y]
     u, v = thing[o.COS] * dx + thing[o.SIN] * dy, thing[o.COS] * dy - thing[o.SIN] * dx
     a, b = outline(thing, u, v)
-    along = min(max(a / gsd_m + 0.5, 0.0), 1.0) * min(thing[o.LENGTH] / gsd_m, 1.0)
-    return along * min(max(b / gsd_m + 0.5, 0.0), 1.0) * min(thing[o.WIDTH] / gsd_m, 1.0)
+    along: float = min(max(a / gsd_m + 0.5, 0.0), 1.0) * min(thing[o.LENGTH] / gsd_m, 1.0)
+    across: float = min(max(b / gsd_m + 0.5, 0.0), 1.0) * min(thing[o.WIDTH] / gsd_m, 1.0)
+    return along * across
 
 
 @compiled
@@ -50,20 +53,23 @@ def _window(
     thing: Array, dx: float, dy: float, column: int, row: int, size: int, gsd_m: float
 ) -> tuple[int, int, int, int]:
     """Return first and last pixel columns and rows that an object moved by (dx, dy) metres may touch."""
-    reach = 0.5 * np.sqrt(thing[o.LENGTH] ** 2 + thing[o.WIDTH] ** 2) + gsd_m
+    reach = 0.5 * math.sqrt(thing[o.LENGTH] ** 2 + thing[o.WIDTH] ** 2) + gsd_m
     x, y = thing[o.X] + dx, thing[o.Y] + dy
-    c0, c1 = np.int64(np.floor((x - reach) / gsd_m)) - column, np.int64(np.ceil((x + reach) / gsd_m)) - column
-    r0, r1 = np.int64(np.floor((-y - reach) / gsd_m)) - row, np.int64(np.ceil((-y + reach) / gsd_m)) - row
+    c0, c1 = whole((x - reach) / gsd_m) - column, whole(math.ceil((x + reach) / gsd_m)) - column
+    r0, r1 = whole((-y - reach) / gsd_m) - row, whole(math.ceil((-y + reach) / gsd_m)) - row
     return max(c0, 0), min(c1, size - 1), max(r0, 0), min(r1, size - 1)
 
 
-@compiled
+@kernel
 def _shadows(shade: Image, things: Array, suns: Array, column: int, row: int, gsd_m: float) -> None:
     for n in range(things.shape[0]):
         if things[n, o.CLASS] == m.SHIP:
             continue
-        for part in range(1, 4):
-            reach = things[n, o.TALL] / suns[n, 2] * part / 3.0
+        length_m = things[n, o.TALL] * math.sqrt(1.0 - suns[n, 2] ** 2) / suns[n, 2]
+        # Copies of the outline, close enough to each other that no steps are seen between them.
+        parts = min(whole(length_m / max(0.3 * things[n, o.WIDTH], gsd_m)) + 1, 9)
+        for part in range(1, parts + 1):
+            reach = things[n, o.TALL] / suns[n, 2] * part / parts
             dx, dy = -suns[n, 0] * reach, -suns[n, 1] * reach
             c0, c1, r0, r1 = _window(things[n], dx, dy, column, row, shade.shape[0], gsd_m)
             for r in range(r0, r1 + 1):
@@ -76,18 +82,18 @@ def _shadows(shade: Image, things: Array, suns: Array, column: int, row: int, gs
 def _light(thing: Array, sun: Array, u: float, v: float, x: float, y: float, gsd_m: float, key: int) -> float:
     """Return the brightness of a roof or deck at a point: gables, tank tops, superstructures, weathering."""
     across = -thing[o.SIN] * sun[0] + thing[o.COS] * sun[1]
-    light = thing[o.SHADE] * (1.0 + 0.12 * noise(x / 2.5, y / 2.5, key + 831))
+    light: float = thing[o.SHADE] * (1.0 + 0.12 * noise(x / 2.5, y / 2.5, key + 831))
     if thing[o.CLASS] == m.BUILDING and thing[o.TALL] < 9.0:
         light *= 1.0 + 0.45 * across * (1.0 if v > 0.0 else -1.0)
     elif thing[o.CLASS] == m.TANK:
         light *= 1.0 + 0.5 * (u * (thing[o.COS] * sun[0] + thing[o.SIN] * sun[1]) + v * across) / thing[o.LENGTH]
     elif thing[o.CLASS] == m.SHIP:
         aft = u / thing[o.LENGTH]
-        light *= 2.2 if -0.42 < aft < -0.3 else 0.8 if np.floor(aft * 11.0) % 2 == 0 else 1.1
+        light *= 2.2 if -0.42 < aft < -0.3 else 0.8 if math.floor(aft * 11.0) % 2 == 0 else 1.1
     return light
 
 
-@compiled
+@kernel
 def _bodies(
     image: Image, mask: Mask, things: Array, suns: Array, table: Image, column: int, row: int, gsd_m: float, key: int
 ) -> None:
@@ -104,14 +110,14 @@ def _bodies(
                 u, v = thing[o.COS] * dx + thing[o.SIN] * dy, thing[o.COS] * dy - thing[o.SIN] * dx
                 light = _light(thing, suns[n], u, v, x, y, gsd_m, key)
                 for b in range(image.shape[0]):
-                    value = table[np.int64(thing[o.MATERIAL]), b] * np.float32(light)
+                    value = table[whole(thing[o.MATERIAL]), b] * np.float32(light)
                     image[b, r, c] += np.float32(weight) * (value - image[b, r, c])
                 along, across = outline(thing, u, v)
                 if along > 0.0 and across > 0.0:
                     mask[r, c] = np.uint8(thing[o.CLASS])
 
 
-@compiled
+@kernel
 def _suns(things: Array, values: Array, ni: int, nj: int) -> Array:
     out, f = np.empty((things.shape[0], 3)), np.empty(FIELDS)
     for n in range(things.shape[0]):
@@ -160,7 +166,7 @@ def boxes(grid: Grid, things: Array) -> tuple[NDArray[np.uint8], NDArray[np.floa
     return things[:, o.CLASS].astype(np.uint8), xyxy.astype(np.float32), obb.astype(np.float32)
 
 
-@compiled
+@kernel
 def _seen(things: Array, column: int, row: int, gsd_m: float, size: int) -> NDArray[np.bool_]:
     out = np.zeros(things.shape[0], np.bool_)
     for n in range(things.shape[0]):

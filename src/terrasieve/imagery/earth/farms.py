@@ -6,11 +6,13 @@ Stands beside natural cover. A parcel comes from splitting a square of its distr
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from terrasieve.imagery.earth import materials as m
 from terrasieve.imagery.earth.cover import Array, Pixel, blend, brighten, covered, grass, trees
-from terrasieve.imagery.earth.noise import compiled, lattice, noise, step, unit
+from terrasieve.imagery.earth.noise import compiled, head, lattice, noise, step, unit, whole
 from terrasieve.imagery.earth.planet import MOIST
 
 DISTRICT_M = 5200.0
@@ -44,7 +46,7 @@ def split(u: float, v: float, side_m: float, least_m: float, levels: int, bits: 
             edge = v0 + cut * (v1 - v0)
             upper = v >= edge
             v0, v1 = (edge, v1) if upper else (v0, edge)
-        bits = lattice(np.int64(bits >> np.uint64(20)), level, 2 if upper else 1)
+        bits = lattice(head(bits, 20), level, 2 if upper else 1)
     return u0, v0, u1, v1, bits
 
 
@@ -60,7 +62,7 @@ def _crop(pixel: Pixel, table: Pixel, growth: Array, bits: np.uint64, row_m: flo
     blend(pixel, table, m.BLOOM, bloom)
     brighten(pixel, 0.88 + 0.28 * unit(bits, 2) + 0.05 * warp)
     if gsd_m < 2.5:
-        rows = np.sin(2.0 * np.pi * row_m / (1.6 + 1.8 * unit(bits, 3)))
+        rows = math.sin(2.0 * np.pi * row_m / (1.6 + 1.8 * unit(bits, 3)))
         tramline = covered(0.7, (row_m + 1e6) % 24.0 - 12.0, gsd_m)
         brighten(pixel, 1.0 + 0.1 * rows * step(2.5, 0.6, gsd_m) - 0.25 * tramline * min(green + straw, 1.0))
 
@@ -72,18 +74,16 @@ def field(
 ) -> int:  # fmt: skip
     """Paint farmland over bare ground; the crop of a parcel changes from year to year, its outline never."""
     bend = 420.0 * noise(x / 4000.0, y / 4000.0, key + 501)
-    district = lattice(
-        np.int64(np.floor((x + bend) / DISTRICT_M)), np.int64(np.floor((y - bend) / DISTRICT_M)), key + 502
-    )
+    district = lattice(whole((x + bend) / DISTRICT_M), whole((y - bend) / DISTRICT_M), key + 502)
     angle = np.pi * unit(district) * (unit(district, 3) > 0.3)
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = math.cos(angle), math.sin(angle)
     arid = f[MOIST] < 0.34
     curl = 0.0 if unit(district, 2) > 0.6 or arid else 24.0 * noise(x / 420.0, y / 420.0, key + 503)
     u, v = cos * x + sin * y + curl, cos * y - sin * x + curl
     side_m = 800.0 if arid else 900.0 + 700.0 * unit(district, 1)
-    i, j = np.int64(np.floor(u / side_m)), np.int64(np.floor(v / side_m))
+    i, j = whole(u / side_m), whole(v / side_m)
     a, b = u - i * side_m, v - j * side_m
-    square = lattice(i, j, key + np.int64(district >> np.uint64(40)))
+    square = lattice(i, j, key + head(district, 40))
     warp = noise(x / 130.0, y / 130.0, key + 504)
     if arid and unit(square, 2) < 0.75:
         return _pivot(pixel, table, a, b, side_m, f, calendar, square, warp, gsd_m, year, key)
@@ -95,9 +95,9 @@ def field(
         grass(pixel, table, x, y, f, warp, 0.9, key)
         trees(pixel, table, x, y, f, season, 0.93, gsd_m, key)
         return m.FOREST
-    turn = lattice(np.int64(bits >> np.uint64(24)), year, key + 505)
-    crop = np.int64(m.CROPS * unit(turn, 1)) if unit(bits, 3) > 0.2 else 6 + np.int64(2 * unit(bits, 1))
-    phase = np.int64(m.PHASES * unit(turn, 2))
+    turn = lattice(head(bits, 24), year, key + 505)
+    crop = whole(m.CROPS * unit(turn, 1)) if unit(bits, 3) > 0.2 else 6 + whole(2 * unit(bits, 1))
+    phase = whole(m.PHASES * unit(turn, 2))
     along = a if v1 - v0 > u1 - u0 else b
     _crop(pixel, table, calendar[1 if y < 0.0 else 0, crop, phase], bits, along, warp, gsd_m)
     if unit(district, 3) < 0.45:
@@ -116,14 +116,14 @@ def _pivot(
 ) -> int:  # fmt: skip
     """Paint a centre-pivot circle (or the dry corner outside it) in its square."""
     da, db = a - 0.5 * side_m, b - 0.5 * side_m
-    r = np.sqrt(da * da + db * db)
+    r = math.sqrt(da * da + db * db)
     inside = min(max((0.47 * side_m - r) / gsd_m + 0.5, 0.0), 1.0)
     grass(pixel, table, a, b, f, warp, 0.35, key)
     if inside <= 0.0:
         return m.GRASS
-    half = np.int64(da > 0.0) if unit(square, 3) < 0.35 else 0
-    turn = lattice(np.int64(square >> np.uint64(24)) + half, year, key + 507)
-    growth = calendar[0, np.int64(m.CROPS * unit(turn, 1)), np.int64(m.PHASES * unit(turn, 2))]
+    half = whole(da > 0.0) if unit(square, 3) < 0.35 else 0
+    turn = lattice(head(square, 24) + half, year, key + 507)
+    growth = calendar[0, whole(m.CROPS * unit(turn, 1)), whole(m.PHASES * unit(turn, 2))]
     before = pixel.copy()
     _crop(pixel, table, growth, turn, r, warp, gsd_m)
     wheel = covered(0.6, (r + 27.0) % 54.0 - 27.0, gsd_m)

@@ -9,8 +9,11 @@ derivatives, Worley's cellular noise.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -18,12 +21,26 @@ from numba import njit
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
+SOURCES = hashlib.blake2b(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
+
+
 def compiled(function: Function) -> Function:
-    """Compile a kernel without the GIL, cached on disk where some cache folder is writable, else in memory only."""
+    """Compile a function that only kernels call; Python cannot, which spares compiling its wrappers."""
+    options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(Function, njit(**options)(function))
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function that Python calls: without the GIL, cached on disk where some cache folder is writable."""
     try:
-        return njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # numba found no folder that it may write
-        return njit(nogil=True)(function)  # type: ignore[no-any-return]
+        compiled_kernel: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
+        # Numba looks for changes in the kernel's own file only and would keep stale copies of what it calls.
+        compiled_kernel._cache._cache_file._source_stamp = SOURCES
+    except (RuntimeError, AttributeError):  # no folder that numba may write, or another layout of its cache
+        compiled_kernel = njit(nogil=True, error_model="numpy")(function)
+    return cast(Function, compiled_kernel)
 
 
 @compiled
@@ -39,9 +56,21 @@ def lattice(i: int, j: int, key: int) -> np.uint64:
 
 
 @compiled
+def whole(x: float) -> int:
+    """Round down to an integer."""
+    return math.floor(x)
+
+
+@compiled
+def head(bits: np.uint64, shift: int) -> int:
+    """Return the bits above ``shift`` as an integer."""
+    return int(bits >> np.uint64(shift))
+
+
+@compiled
 def unit(bits: np.uint64, part: int = 0) -> float:
     """Return a number in [0, 1) from 16 of 64 bits; ``part`` 0 to 3 says which, so one hash serves four draws."""
-    return np.int64((bits >> np.uint64(16 * part)) & np.uint64(0xFFFF)) * (1.0 / 65536.0)
+    return int((bits >> np.uint64(16 * part)) & np.uint64(0xFFFF)) * (1.0 / 65536.0)
 
 
 @compiled
@@ -54,16 +83,15 @@ def step(low: float, high: float, x: float) -> float:
 @compiled
 def gradient(bits: np.uint64) -> tuple[float, float]:
     """Return a lattice point's random gradient, uniform in a square of half side 1."""
-    gx = np.int64(bits & np.uint64(0xFFFF)) * (1.0 / 32768.0) - 1.0
-    return gx, np.int64((bits >> np.uint64(16)) & np.uint64(0xFFFF)) * (1.0 / 32768.0) - 1.0
+    gx = int(bits & np.uint64(0xFFFF)) * (1.0 / 32768.0) - 1.0
+    return gx, int((bits >> np.uint64(16)) & np.uint64(0xFFFF)) * (1.0 / 32768.0) - 1.0
 
 
 @compiled
 def noise(x: float, y: float, key: int) -> float:
     """Return gradient noise of wavelength 1, about normal with standard deviation 0.35, within (-1.4, 1.4)."""
-    fx, fy = np.floor(x), np.floor(y)
-    i, j = np.int64(fx), np.int64(fy)
-    x, y = x - fx, y - fy
+    i, j = whole(x), whole(y)
+    x, y = x - i, y - j
     u = x * x * x * (x * (x * 6.0 - 15.0) + 10.0)
     v = y * y * y * (y * (y * 6.0 - 15.0) + 10.0)
     ax, ay = gradient(lattice(i, j, key))
@@ -79,9 +107,8 @@ def noise(x: float, y: float, key: int) -> float:
 @compiled
 def contour(x: float, y: float, key: int) -> float:
     """Return the distance, in wavelengths, to the zero contour of noise: |n| / |grad n|, signed by n."""
-    fx, fy = np.floor(x), np.floor(y)
-    i, j = np.int64(fx), np.int64(fy)
-    x, y = x - fx, y - fy
+    i, j = whole(x), whole(y)
+    x, y = x - i, y - j
     u, v = x * x * x * (x * (x * 6.0 - 15.0) + 10.0), y * y * y * (y * (y * 6.0 - 15.0) + 10.0)
     du, dv = 30.0 * x * x * (x - 1.0) ** 2, 30.0 * y * y * (y - 1.0) ** 2
     ax, ay = gradient(lattice(i, j, key))
@@ -93,7 +120,7 @@ def contour(x: float, y: float, key: int) -> float:
     n = a + u * (b - a) + v * (c - a + u * (a - b - c + d))
     nx = ax + u * (bx - ax) + v * (cx - ax + u * (ax - bx - cx + dx)) + du * (b - a + v * (a - b - c + d))
     ny = ay + u * (by - ay) + v * (cy - ay + u * (ay - by - cy + dy)) + dv * (c - a + u * (a - b - c + d))
-    return n / (np.sqrt(nx * nx + ny * ny) + 0.1)
+    return n / (math.sqrt(nx * nx + ny * ny) + 0.1)
 
 
 @compiled
@@ -115,9 +142,8 @@ def fractal(x: float, y: float, wave_m: float, octaves: int, gain: float, gsd_m:
 @compiled
 def sphere(x: float, y: float, z: float, key: int) -> float:
     """Return value noise in three dimensions, wavelength 1, within [-1, 1]: the planet's coarse fields."""
-    fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
-    i, j, k = np.int64(fx), np.int64(fy), np.int64(fz)
-    x, y, z = x - fx, y - fy, z - fz
+    i, j, k = whole(x), whole(y), whole(z)
+    x, y, z = x - i, y - j, z - k
     u, v, w = x * x * (3.0 - 2.0 * x), y * y * (3.0 - 2.0 * y), z * z * (3.0 - 2.0 * z)
     total = 0.0
     for corner in range(8):
@@ -130,7 +156,7 @@ def sphere(x: float, y: float, z: float, key: int) -> float:
 @compiled
 def crown(x: float, y: float, share: float, key: int) -> float:
     """Return the height, 0 to 1, of round crowns of diameter about 1, of which ``share`` of the sites are taken."""
-    i0, j0 = np.int64(np.floor(x)), np.int64(np.floor(y))
+    i0, j0 = whole(x), whole(y)
     top = 0.0
     for j in range(j0 - 1, j0 + 2):
         for i in range(i0 - 1, i0 + 2):

@@ -6,13 +6,15 @@ so that boxes, mask and pixels cannot disagree.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from terrasieve.imagery.earth import materials as m
 from terrasieve.imagery.earth import sites as s
 from terrasieve.imagery.earth.cover import Array
 from terrasieve.imagery.earth.grid import Grid
-from terrasieve.imagery.earth.noise import compiled, lattice, unit
+from terrasieve.imagery.earth.noise import compiled, kernel, lattice, unit, whole
 from terrasieve.imagery.earth.planet import BASE, FIELDS, PEOPLE, TEMP, Nodes, at
 from terrasieve.imagery.earth.terrain import fresh_water, height
 
@@ -67,7 +69,7 @@ def _lot(
         tall = 5.5
     x = site[s.X] + p * site[s.COS] - q * site[s.SIN]
     y = site[s.Y] + p * site[s.SIN] + q * site[s.COS]
-    roof = _roof(bits, np.int64(site[s.HASH]), large)
+    roof = _roof(bits, whole(site[s.HASH]), large)
     return _put(
         out, n, m.BUILDING, x, y, length, width, site[s.COS], site[s.SIN], tall, roof, 0.75 + 0.5 * unit(bits, 1)
     )
@@ -81,7 +83,7 @@ def _block(
     """Put the houses of a town block: two rows of lots, back to back, or a few large halls."""
     site = found[index]
     size = site[s.BLOCK]
-    bits = lattice(i, j, key + np.int64(site[s.HASH]))
+    bits = lattice(i, j, key + whole(site[s.HASH]))
     p0, q0 = (i + 0.5) * size, (j + 0.5) * size
     x = site[s.X] + p0 * site[s.COS] - q0 * site[s.SIN]
     y = site[s.Y] + p0 * site[s.SIN] + q0 * site[s.COS]
@@ -95,7 +97,7 @@ def _block(
     large = dense and unit(bits, 3) < 0.14
     usable = size - 2.0 * site[s.STREET] - 9.0
     across = 1 if large else 2
-    along = max(np.int64(usable / (60.0 if large else 15.0 + 12.0 * unit(bits, 1) if dense else 22.0)), 1)
+    along = max(whole(usable / (60.0 if large else 15.0 + 12.0 * unit(bits, 1) if dense else 22.0)), 1)
     wide, deep = usable / along, usable / across
     for k in range(along * across):
         p = p0 - 0.5 * usable + (k % along + 0.5) * wide
@@ -123,7 +125,7 @@ def _hull(out: Array, n: int, x: float, y: float, cos: float, sin: float, length
 def _harbour(out: Array, n: int, site: Array, day: int, key: int) -> int:
     """Put ships along the piers (others every day), tanks and warehouses on the land side."""
     cos, sin, radius, spacing = site[s.COS], site[s.SIN], site[s.RADIUS], s.pier_spacing(site[s.RADIUS])
-    own = key + np.int64(site[s.HASH])
+    own = key + whole(site[s.HASH])
     for pier in range(-3, 4):
         for slot in range(8):
             bits = lattice(pier, slot + 100 * day, own + 811)
@@ -142,7 +144,7 @@ def _harbour(out: Array, n: int, site: Array, day: int, key: int) -> int:
             x, y = site[s.X] + p * cos - q * sin, site[s.Y] + p * sin + q * cos
             if abs(p) > radius - 45.0 or unit(bits) < 0.15:
                 continue
-            if (np.int64(site[s.HASH]) % 2 == 0) == (p > 0.2 * radius):
+            if (whole(site[s.HASH]) % 2 == 0) == (p > 0.2 * radius):
                 round_m = 32.0 + 26.0 * unit(bits, 1)
                 n = _put(
                     out, n, m.TANK, x, y, round_m, round_m, cos, sin, 14.0, m.WHITE_ROOF, 0.75 + 0.4 * unit(bits, 2)
@@ -158,12 +160,8 @@ def _lanes(
     out: Array, n: int, bounds: Array, found: Array, values: Array, ni: int, nj: int, f: Array, day: int, key: int
 ) -> int:
     """Put ships on the open sea: rare far out, more of them where people live near."""
-    for j in range(
-        np.int64(np.floor((bounds[1] - PAD_M) / LANE_M)), np.int64(np.floor((bounds[3] + PAD_M) / LANE_M)) + 1
-    ):
-        for i in range(
-            np.int64(np.floor((bounds[0] - PAD_M) / LANE_M)), np.int64(np.floor((bounds[2] + PAD_M) / LANE_M)) + 1
-        ):
+    for j in range(whole((bounds[1] - PAD_M) / LANE_M), whole((bounds[3] + PAD_M) / LANE_M) + 1):
+        for i in range(whole((bounds[0] - PAD_M) / LANE_M), whole((bounds[2] + PAD_M) / LANE_M) + 1):
             bits, more = lattice(i, j + 4096 * day, key + 821), lattice(i, j + 4096 * day, key + 822)
             if unit(bits) > 0.5:
                 continue
@@ -174,20 +172,20 @@ def _lanes(
                 continue
             if height(x, y, f, 60.0, key) < -7.0:
                 angle = 2.0 * np.pi * unit(more)
-                n = _hull(out, n, x, y, np.cos(angle), np.sin(angle), 18.0 + 170.0 * unit(more, 1) ** 2, more)
+                n = _hull(out, n, x, y, math.cos(angle), math.sin(angle), 18.0 + 170.0 * unit(more, 1) ** 2, more)
     return n
 
 
-@compiled
-def _fill(out: Array, bounds: Array, found: Array, values: Array, ni: int, nj: int, day: int, key: int) -> int:
-    n, f = 0, np.empty(FIELDS)
+@kernel
+def _fill(out: Array, n: int, bounds: Array, found: Array, values: Array, ni: int, nj: int, day: int, key: int) -> int:
+    f = np.empty(FIELDS)
     for index in range(found.shape[0]):
         site = found[index]
         if site[s.KIND] == s.SOLAR_FARM:
             continue
         if site[s.KIND] == s.HARBOUR:
             n = _harbour(out, n, site, day, key)
-        reach = np.int64(1.6 * site[s.RADIUS] / site[s.BLOCK]) + 1
+        reach = whole(1.6 * site[s.RADIUS] / site[s.BLOCK]) + 1
         for j in range(-reach, reach):
             for i in range(-reach, reach):
                 n = _block(out, n, index, i, j, bounds, found, values, ni, nj, f, key)
@@ -199,7 +197,7 @@ def objects(grid: Grid, day: int, coarse: Nodes, found: Array, key: int) -> Arra
     bounds, room = np.array(grid.bounds_m), 512
     while True:
         out = np.empty((room, COLUMNS))
-        n = _fill(out, bounds, found, coarse.values, coarse.column, coarse.row, day, key)
+        n = _fill(out, 0, bounds, found, coarse.values, coarse.column, coarse.row, day, key)
         if n <= room:
             return out[:n]
         room = n

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrasieve.imagery.earth.grid import Grid, projection
-from terrasieve.imagery.earth.noise import compiled, sphere, step
+from terrasieve.imagery.earth.noise import compiled, kernel, sphere, step, whole
 
 PITCH_M = 2048.0
 MARGIN = 4  # nodes around a chip, so that the towns and harbours that reach into it can be found
@@ -96,7 +96,7 @@ def _weather(out: Array, p: Array, day: int, key: int) -> None:
     out[HAZE] = step(-1.0, 1.2, _octaves(p, 9.0, 2, key + 2000 + 17 * day))
 
 
-@compiled
+@kernel
 def _fill(longitude: Array, latitude: Array, day: int, day_of_year: float, key: int) -> Array:
     out = np.zeros((longitude.size, FIELDS))
     p = np.empty(3)
@@ -140,7 +140,7 @@ def nodes(grid: Grid, date: datetime.date, key: int) -> Nodes:
 def across(line: Array, values: Array, row: int, y_m: float) -> None:
     """Interpolate the node rows to a northing: (rows, columns, FIELDS) to (columns, FIELDS)."""
     fy = y_m / PITCH_M
-    iy = np.int64(np.floor(fy))
+    iy = whole(fy)
     v, j = fy - iy, iy - row
     for i in range(values.shape[1]):
         for f in range(FIELDS):
@@ -151,7 +151,7 @@ def across(line: Array, values: Array, row: int, y_m: float) -> None:
 def along(out: Array, line: Array, column: int, x_m: float, first: int) -> None:
     """Interpolate the ``first`` fields of a line of :func:`across` to an easting."""
     fx = x_m / PITCH_M
-    ix = np.int64(np.floor(fx))
+    ix = whole(fx)
     u, i = fx - ix, ix - column
     for f in range(first):
         out[f] = line[i, f] + u * (line[i + 1, f] - line[i, f])
@@ -161,7 +161,7 @@ def along(out: Array, line: Array, column: int, x_m: float, first: int) -> None:
 def at(out: Array, values: Array, column: int, row: int, x_m: float, y_m: float) -> None:
     """Interpolate the fields bilinearly at one position in world metres."""
     fx, fy = x_m / PITCH_M, y_m / PITCH_M
-    ix, iy = np.int64(np.floor(fx)), np.int64(np.floor(fy))
+    ix, iy = whole(fx), whole(fy)
     u, v, i, j = fx - ix, fy - iy, ix - column, iy - row
     for f in range(FIELDS):
         left = values[j, i, f] + v * (values[j + 1, i, f] - values[j, i, f])

@@ -122,7 +122,7 @@ def _possible(wanted: str, f: NDArray[np.float64]) -> NDArray[np.bool_]:
         "farmland": (base > 10.0) & (people > 0.2),
         "inland_water": (base > 10.0) & (rough < 500.0) & (moist > 0.25) & (temp > -11.0),
         "forest": (base > 10.0) & (moist > 0.38) & (temp > -4.0),
-        "grassland": (base > 10.0) & (moist > 0.15),
+        "grassland": (base > 10.0) & (moist > 0.26) & (rough < 900.0),
         "desert": (base > 10.0) & (moist < 0.25) & (rough < 700.0),
         "mountain": (base > 10.0) & (rough > 700.0),
         "snow_ice": (base > -20.0) & ((temp < -11.0) | (rough > 900.0)),

@@ -6,12 +6,14 @@ its hash and the coarse fields, so a chip finds all that reach into it by lookin
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from terrasieve.imagery.earth.cover import Array
 from terrasieve.imagery.earth.grid import Grid
-from terrasieve.imagery.earth.noise import compiled, lattice, noise, step, unit
+from terrasieve.imagery.earth.noise import compiled, head, kernel, lattice, noise, step, unit, whole
 from terrasieve.imagery.earth.planet import BASE, FIELDS, PEOPLE, ROUGH, TEMP, Nodes, at
 from terrasieve.imagery.earth.terrain import fresh_water, height
 
@@ -36,7 +38,7 @@ def _shore(out: Array, f: Array, values: Array, ni: int, nj: int, key: int) -> b
         h = height(out[X], out[Y], f, 150.0, key)
         gx = (height(out[X] + e, out[Y], f, 150.0, key) - h) / e
         gy = (height(out[X], out[Y] + e, f, 150.0, key) - h) / e
-        norm = np.sqrt(gx * gx + gy * gy) + 1e-6
+        norm = math.sqrt(gx * gx + gy * gy) + 1e-6
         out[COS], out[SIN] = -gy / norm, gx / norm
         # The frame (COS, SIN), (-SIN, COS) has its second axis along -gradient: downhill, to the sea.
         move = min(max(-h / norm, -700.0), 700.0)
@@ -60,7 +62,7 @@ def _found(out: Array, f: Array, i: int, j: int, values: Array, ni: int, nj: int
     out[X], out[Y] = (i + 0.2 + 0.6 * unit(bits)) * CELL_M, (j + 0.2 + 0.6 * unit(bits, 1)) * CELL_M
     at(f, values, ni, nj, out[X], out[Y])
     people, draw, size = f[PEOPLE], unit(bits, 2), unit(bits, 3)
-    out[HASH] = np.int64(more >> np.uint64(42))
+    out[HASH] = head(more, 42)
     out[BLOCK], out[STREET] = 75.0 + 60.0 * unit(more), 3.5 + 3.0 * unit(more, 1)
     if abs(f[BASE]) < 30.0 + 0.6 * f[ROUGH] and f[TEMP] > -2.0 and draw < 0.05 + 0.7 * people:
         out[KIND], out[RADIUS] = HARBOUR, 520.0 + 380.0 * size
@@ -69,7 +71,7 @@ def _found(out: Array, f: Array, i: int, j: int, values: Array, ni: int, nj: int
         out[X], out[Y] = (i + 0.5) * CELL_M, (j + 0.5) * CELL_M
         at(f, values, ni, nj, out[X], out[Y])
     angle = 2.0 * np.pi * unit(more, 2)
-    out[COS], out[SIN] = np.cos(angle), np.sin(angle)
+    out[COS], out[SIN] = math.cos(angle), math.sin(angle)
     if draw < 0.2 * people:
         out[KIND], out[RADIUS] = TOWN, 650.0 + 1900.0 * size * size
     elif draw < 0.85 * people:
@@ -82,10 +84,10 @@ def _found(out: Array, f: Array, i: int, j: int, values: Array, ni: int, nj: int
     return height(out[X], out[Y], f, 30.0, key) > 6.0 and fresh_water(out[X], out[Y], f, 10.0, key) > 30.0
 
 
-@compiled
+@kernel
 def _sites(left: float, bottom: float, right: float, top: float, values: Array, ni: int, nj: int, key: int) -> Array:
-    i0, i1 = np.int64(np.floor((left - REACH_M) / CELL_M)), np.int64(np.floor((right + REACH_M) / CELL_M))
-    j0, j1 = np.int64(np.floor((bottom - REACH_M) / CELL_M)), np.int64(np.floor((top + REACH_M) / CELL_M))
+    i0, i1 = whole((left - REACH_M) / CELL_M), whole((right + REACH_M) / CELL_M)
+    j0, j1 = whole((bottom - REACH_M) / CELL_M), whole((top + REACH_M) / CELL_M)
     out = np.zeros(((i1 - i0 + 1) * (j1 - j0 + 1), COLUMNS))
     f = np.empty(FIELDS)
     n = 0
@@ -113,10 +115,10 @@ def _knot(i: int, j: int, values: Array, ni: int, nj: int, f: Array, key: int) -
     return x, y, lived_in and height(x, y, f, 150.0, key) > 3.0
 
 
-@compiled
+@kernel
 def _roads(left: float, bottom: float, right: float, top: float, values: Array, ni: int, nj: int, key: int) -> Array:
-    i0, i1 = np.int64(np.floor(left / CELL_M)) - 1, np.int64(np.floor(right / CELL_M)) + 1
-    j0, j1 = np.int64(np.floor(bottom / CELL_M)) - 1, np.int64(np.floor(top / CELL_M)) + 1
+    i0, i1 = whole(left / CELL_M) - 1, whole(right / CELL_M) + 1
+    j0, j1 = whole(bottom / CELL_M) - 1, whole(top / CELL_M) + 1
     out, f, n = np.empty((3 * (i1 - i0 + 1) * (j1 - j0 + 1), 4)), np.empty(FIELDS), 0
     for j in range(j0, j1 + 1):
         for i in range(i0, i1 + 1):
@@ -150,7 +152,7 @@ def road_axis(x: float, y: float, lines: Array, key: int) -> float:
         bx, by = x - lines[n, 0], y - lines[n, 1]
         t = min(max((ax * bx + ay * by) / (ax * ax + ay * ay), 0.0), 1.0)
         best = min(best, (bx - t * ax) ** 2 + (by - t * ay) ** 2)
-    return np.sqrt(best)
+    return math.sqrt(best)
 
 
 @compiled
@@ -172,9 +174,9 @@ def owner(x: float, y: float, found: Array, key: int) -> tuple[int, float]:
             if abs(dx) < radius and abs(dy) < 0.7 * radius and most == 0.0:
                 best, most = n, 1e-6
             continue
-        r = np.sqrt(dx * dx + dy * dy) / radius
+        r = math.sqrt(dx * dx + dy * dy) / radius
         if r < 1.5:
-            inside = 1.0 - r + 0.55 * noise(dx / (0.5 * radius), dy / (0.5 * radius), key + np.int64(found[n, HASH]))
+            inside = 1.0 - r + 0.55 * noise(dx / (0.5 * radius), dy / (0.5 * radius), key + whole(found[n, HASH]))
             if inside > most:
                 best, most = n, inside
     return best, most
@@ -194,7 +196,7 @@ def harbour_part(p: float, q: float, radius: float) -> int:
     if abs(abs(p) - 0.55 * radius) < 0.39 * radius and abs(q - 590.0) < 9.0:
         return 2
     spacing = pier_spacing(radius)
-    off = abs(p - spacing * np.floor(p / spacing + 0.5))
+    off = abs(p - spacing * math.floor(p / spacing + 0.5))
     return 1 if off < PIER_HALF_M and q < 0.75 * HARBOUR_SEA_M and abs(p) < radius - 60.0 else 0
 
 

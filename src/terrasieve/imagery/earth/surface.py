@@ -29,7 +29,7 @@ from terrasieve.imagery.earth.cover import (
 )
 from terrasieve.imagery.earth.farms import field
 from terrasieve.imagery.earth.grid import Grid
-from terrasieve.imagery.earth.noise import compiled, fractal, lattice, noise, step, unit
+from terrasieve.imagery.earth.noise import compiled, fractal, kernel, lattice, noise, step, unit, whole
 from terrasieve.imagery.earth.planet import (
     BASE,
     FIELDS,
@@ -54,7 +54,7 @@ NATURE, SPARSE, DENSE, PORT = 0, 1, 2, 3  # zones: what the scene label looks at
 @compiled
 def _kept(i: int, j: int, axis: int, site: Array, key: int) -> bool:
     """Tell whether a village has the street along an edge of its block lattice."""
-    return unit(lattice(i, j, key + np.int64(site[s.HASH]) + 700 + axis)) < 0.62
+    return unit(lattice(i, j, key + whole(site[s.HASH]) + 700 + axis)) < 0.62
 
 
 @compiled
@@ -66,9 +66,9 @@ def _town(
     dx, dy = x - site[s.X], y - site[s.Y]
     p, q = site[s.COS] * dx + site[s.SIN] * dy, site[s.COS] * dy - site[s.SIN] * dx
     size, dense = site[s.BLOCK], s.is_dense(site, inside)
-    i, j = np.int64(np.floor(p / size)), np.int64(np.floor(q / size))
+    i, j = whole(p / size), whole(q / size)
     a, b = p - i * size, q - j * size
-    bits = lattice(i, j, key + np.int64(site[s.HASH]))
+    bits = lattice(i, j, key + whole(site[s.HASH]))
     tone = noise(x / 37.0, y / 37.0, key + 701)
     park = unit(bits) < (0.07 if dense else 0.14)
     bare_ground(pixel, table, x, y, f, tone, key)
@@ -109,13 +109,13 @@ def _port(pixel: Pixel, table: Pixel, x: float, y: float, f: Array, site: Array,
         brighten(pixel, 0.9 + 0.5 * noise(x / 5.0, y / 5.0, key + 712))
         return m.ROCK
     blend(pixel, table, m.CONCRETE, 1.0)
-    blend(pixel, table, m.ASPHALT, step(-0.3, 0.6, grain))
+    blend(pixel, table, m.ASPHALT, 0.35 + 0.3 * step(-0.5, 0.6, grain))
     lane = covered(6.0, q + 70.0, gsd_m) if part == 3 else 0.0
     blend(pixel, table, m.ASPHALT, lane)
     spacing = s.pier_spacing(site[s.RADIUS])
-    off = p - spacing * np.floor(p / spacing + 0.5)
+    off = p - spacing * math.floor(p / spacing + 0.5)
     if (part == 1 and abs(off) < 15.0 and q > 30.0) or (part == 3 and -60.0 < q < -20.0):
-        bits = lattice(np.int64(np.floor(p / 13.0)), np.int64(np.floor(q / 6.5)), key + 713)
+        bits = lattice(whole(p / 13.0), whole(q / 6.5), key + 713)
         if unit(bits) < 0.6:
             pick = unit(bits, 1)
             stack = (
@@ -183,6 +183,19 @@ def _snow(
 
 
 @compiled
+def _relief_light(x: float, y: float, f: Array, gx: float, gy: float, gsd_m: float, key: int) -> float:
+    """Return how bright the sun makes a slope, 1 on flat ground, with the grain of the ground when it is resolved."""
+    # Low relief is hardly seen from above; soil, moisture and growth that follow it are.
+    bold = 1.0 + 2.5 * step(350.0, 60.0, f[ROUGH])
+    facing: float = f[SUN_Z] - bold * (gx * f[SUN_X] + gy * f[SUN_Y])
+    light: float = facing / math.sqrt(1.0 + bold * (gx * gx + gy * gy)) / f[SUN_Z]
+    light = float(min(max(0.22 + 0.78 * light, 0.2), 1.7))
+    if gsd_m < 4.0:
+        light *= 1.0 + 0.13 * fractal(x, y, 9.0, 4, 0.8, gsd_m, key + 750)
+    return light
+
+
+@kernel
 def _ground(
     image: NDArray[np.float32], mask: Mask, zone: Mask, heights: Array, table: Pixel, season: Array, calendar: Array,
     found: Array, roads: Array, column: int, row: int, gsd_m: float, values: Array, ni: int, nj: int, year: int,
@@ -199,7 +212,7 @@ def _ground(
             h = heights[r + 1, c + 1]
             gx = (heights[r + 1, c + 2] - heights[r + 1, c]) / (2.0 * gsd_m)
             gy = (heights[r, c + 1] - heights[r + 2, c + 1]) / (2.0 * gsd_m)
-            steep, half = np.sqrt(gx * gx + gy * gy), season[1 if y < 0.0 else 0]
+            steep, half = math.sqrt(gx * gx + gy * gy), season[1 if y < 0.0 else 0]
             pixel[:] = np.float32(0.1)
             n, inside = s.owner(x, y, found, key) if found.shape[0] else (-1, 0.0)
             light = 1.0
@@ -219,14 +232,7 @@ def _ground(
                     place = DENSE if s.is_dense(found[n], inside) else SPARSE
                 if kind != m.SNOW:
                     _snow(pixel, table, x, y, f, h, kind, gsd_m, key)
-                # Low relief is hardly seen from above; soil, moisture and growth that follow it are.
-                bold = 1.0 + 2.5 * step(350.0, 60.0, f[ROUGH])
-                light = (
-                    (f[SUN_Z] - bold * (gx * f[SUN_X] + gy * f[SUN_Y])) / np.sqrt(1.0 + bold * steep * steep) / f[SUN_Z]
-                )
-                light = min(max(0.22 + 0.78 * light, 0.2), 1.7)
-                if gsd_m < 4.0:
-                    light *= 1.0 + 0.13 * fractal(x, y, 9.0, 4, 0.8, gsd_m, key + 750)
+                light = _relief_light(x, y, f, gx, gy, gsd_m, key)
                 if water_m < 0.5 * gsd_m and kind != m.ROAD:
                     still_water(pixel, table, x, y, f, -water_m, gsd_m, key)
                     light = light if water_m > 0.0 else 1.0

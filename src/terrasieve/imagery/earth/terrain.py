@@ -7,11 +7,13 @@ a search. Source: Musgrave's ridged multifractal; contour distance |n| / |grad n
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from terrasieve.imagery.earth.grid import Grid
-from terrasieve.imagery.earth.noise import compiled, contour, fractal, noise, step
+from terrasieve.imagery.earth.noise import compiled, contour, fractal, kernel, noise, step
 from terrasieve.imagery.earth.planet import BASE, DUNES, FIELDS, LAKES, MOIST, RIVERS, ROUGH, TEMP, Nodes, across, along
 
 Array = NDArray[np.float64]
@@ -35,7 +37,7 @@ def relief(x: float, y: float, alpine: float, gsd_m: float, key: int) -> float:
         if seen <= 0.0:
             break
         n = noise(x, y, key + octave)
-        total += seen * weight * (n + alpine * (0.5 - 1.9 * np.sqrt(n * n + 0.0025) - n))
+        total += seen * weight * (n + alpine * (0.5 - 1.9 * math.sqrt(n * n + 0.0025) - n))
         x, y = 1.6 * x - 1.2 * y + 17.3, 1.2 * x + 1.6 * y - 9.1
         weight *= 0.46 + 0.02 * alpine
         wave_m *= 0.5
@@ -46,14 +48,14 @@ def relief(x: float, y: float, alpine: float, gsd_m: float, key: int) -> float:
 def dunes(x: float, y: float, gsd_m: float, key: int) -> float:
     """Return the height in metres of transverse dunes: a long windward face and a short slip face."""
     wind = 2.0 * np.pi * (key % 97) / 97.0
-    u = (x * np.cos(wind) + y * np.sin(wind)) / DUNE_M
+    u = (x * math.cos(wind) + y * math.sin(wind)) / DUNE_M
     u += 0.9 * noise(x / 2600.0, y / 2600.0, key + 1) + 0.35 * noise(x / 700.0, y / 700.0, key + 2)
-    t = u - np.floor(u)
+    t = u - math.floor(u)
     face = t / 0.72 if t < 0.72 else (1.0 - t) / 0.28
     height = 42.0 * face * face * (1.0 - 0.3 * face) * (0.75 + 0.5 * noise(x / 1500.0, y / 1500.0, key + 3))
     if gsd_m < 4.0:
         v = u * 44.0 + 0.5 * noise(x / 40.0, y / 40.0, key + 4)
-        height += 0.22 * min(4.0 / gsd_m - 1.0, 1.0) * np.sin(2.0 * np.pi * v)
+        height += 0.22 * min(4.0 / gsd_m - 1.0, 1.0) * math.sin(2.0 * np.pi * v)
     return height
 
 
@@ -61,9 +63,9 @@ def dunes(x: float, y: float, gsd_m: float, key: int) -> float:
 def height(x: float, y: float, f: Array, gsd_m: float, key: int) -> float:
     """Return metres above the sea at a position whose coarse fields are ``f``."""
     if f[BASE] < -60.0 - 2.0 * f[ROUGH]:
-        return f[BASE]  # the open sea, whose floor nobody sees
+        return float(f[BASE])  # the open sea, whose floor nobody sees
     alpine = step(250.0, 1100.0, f[ROUGH])
-    h = f[BASE] + f[ROUGH] * relief(x, y, alpine, gsd_m, key)
+    h: float = f[BASE] + f[ROUGH] * relief(x, y, alpine, gsd_m, key)
     if f[DUNES] > 0.02:
         h += f[DUNES] * dunes(x, y, gsd_m, key + 100)
     return h
@@ -94,7 +96,7 @@ def fresh_water(x: float, y: float, f: Array, gsd_m: float, key: int) -> float:
     return min(distance, 1000.0)
 
 
-@compiled
+@kernel
 def _heights(rows: int, left: int, top: int, gsd_m: float, values: Array, ni: int, nj: int, key: int) -> Array:
     out = np.empty((rows, rows))
     line, f = np.empty((values.shape[1], FIELDS)), np.empty(FIELDS)

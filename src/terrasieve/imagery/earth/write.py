@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +45,12 @@ class _Job:
     split: str
     scenes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if self.format not in ("tif", "jpg"):
+            raise UserError(f"write_chips: format = {self.format!r}; choose tif or jpg")
+        if self.split not in ("block", "random"):
+            raise UserError(f"write_chips: split = {self.split!r}; choose block or random")
+
 
 def write_chips(
     out_dir: Path | str,
@@ -66,17 +71,12 @@ def write_chips(
     """Write ``n`` chips with their ground truth and return their manifest rows.
 
     Args:
-        out_dir: folder; gets ``images/<scene>/earth_<index>.tif``, ``masks/<scene>/earth_<index>.tif`` when asked,
-            and ``boxes.parquet``.
-        n: how many.
-        seed: of the world and of the draw.
-        size_px: width and height.
+        out_dir: gets ``images/<scene>/earth_<index>.tif``, ``masks/...`` likewise when asked, and ``boxes.parquet``.
+        n, seed, size_px, gsd_m, scenes, series: as in ``sample_places``.
         bands: of a GeoTIFF; a JPEG is always red, green, blue.
-        gsd_m: ground sample distance in metres, or several to choose from.
         format: "tif": uint16 reflectance x 10 000, georeferenced; "jpg": uint8 display values.
         masks: also write uint8 land cover (``LAND_COVER``) with a colour table.
         split: "block": whole squares of 5 degrees go to test (one in five); "random": single chips do.
-        scenes, series: see ``sample_places``.
         workers: processes; the files do not depend on it.
         on_chip: called after every chip, for a progress bar.
 
@@ -86,19 +86,14 @@ def write_chips(
     Raises:
         UserError: an argument is out of its range or the folder cannot be written.
     """
-    if format not in ("tif", "jpg") or split not in ("block", "random"):
-        raise UserError(f"write_chips: format {format!r}, split {split!r}; choose tif or jpg, and block or random")
-    if n < 1 or workers < 1:
-        raise UserError(f"write_chips: n = {n}, workers = {workers}; both are at least 1")
     folder = Path(out_dir).resolve()
     sizes = (float(gsd_m),) if isinstance(gsd_m, (int, float)) else tuple(float(value) for value in gsd_m)
     bands = RGB if format == "jpg" else tuple(bands)
+    if n < 1 or workers < 1:
+        raise UserError(f"write_chips: n = {n}, workers = {workers}; both are at least 1")
     job = _Job(folder, seed, series, size_px, bands, sizes, format, masks, split, tuple(scenes))
     try:
-        for scene in scenes:
-            (folder / "images" / scene).mkdir(parents=True, exist_ok=True)
-            if masks:
-                (folder / "masks" / scene).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         rows, boxes = [], []
         for row, found in _written(job, n, workers):
             rows.append(row)
@@ -107,9 +102,7 @@ def write_chips(
                 on_chip()
         _write_boxes(folder / "boxes.parquet", boxes)
     except OSError as error:
-        raise UserError(
-            f"write_chips: cannot write to {folder}: {error}; choose another folder or free space"
-        ) from error
+        raise UserError(f"write_chips: cannot write to {folder}: {error}; free space or choose another") from error
     return rows
 
 
@@ -133,14 +126,14 @@ def _write(job: _Job, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]
     # The preview's class may differ from the full chip's in a few cases; the file goes where the pixels say.
     name = f"{chip.label}/earth_{index:06d}"
     path = job.folder / "images" / f"{name}.{job.format}"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if job.format == "jpg":
         _write_jpeg(path, chip.image)
     else:
         _write_tiff(path, chip, chip.image, job.bands)
     if job.masks:
         mask_path = job.folder / "masks" / f"{name}.tif"
-        mask_path.parent.mkdir(exist_ok=True)
+        mask_path.parent.mkdir(parents=True, exist_ok=True)
         _write_tiff(mask_path, chip, chip.mask[None], ("land_cover",))
     row = _row(job, chip, path, index)
     return row, [
@@ -221,7 +214,7 @@ def _write_tiff(path: Path, chip: Chip, pixels: NDArray[Any], names: tuple[str, 
             file.update_tags(classes=",".join(LAND_COVER))
         else:
             file.update_tags(TIFFTAG_DATETIME=chip.place.date.strftime("%Y:%m:%d 10:30:00"))
-    os.replace(partial_path, path)
+    partial_path.replace(path)
 
 
 def _write_jpeg(path: Path, pixels: NDArray[Any]) -> None:
@@ -232,7 +225,7 @@ def _write_jpeg(path: Path, pixels: NDArray[Any]) -> None:
     )
     partial_path = path.with_suffix(".part")
     partial_path.write_bytes(data)
-    os.replace(partial_path, path)
+    partial_path.replace(path)
 
 
 def _write_boxes(path: Path, boxes: list[dict[str, Any]]) -> None:
@@ -245,4 +238,4 @@ def _write_boxes(path: Path, boxes: list[dict[str, Any]]) -> None:
     )
     partial_path = path.with_suffix(".part")
     pq.write_table(pa.Table.from_pylist(boxes, schema), partial_path)
-    os.replace(partial_path, path)
+    partial_path.replace(path)
