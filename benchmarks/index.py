@@ -29,7 +29,7 @@ def write_files(folder: Path, count: int) -> None:
     for i in range(count):
         random = keyed.numpy_generator(0, "benchmark index", i)
         kind = ("png", "tif")[i % 10 - 8] if i % 10 >= 8 else "jpg"
-        path = folder / f"class_{i % 7 * 3 % 20:02d}" / f"{i:06d}.{kind}"
+        path = folder / f"class_{i // 10 % 20:02d}" / f"{i:06d}.{kind}"
         path.parent.mkdir(exist_ok=True)
         pixels = random.integers(0, 255, (16, 16, 3), np.uint8)
         if kind == "jpg":

@@ -207,11 +207,12 @@ def test_what_is_passed_over_is_counted(tmp_path):
     assert result.summary.ignored == {".md": 1, ".xml": 1, "": 1}
     assert "no extension (1)" in "\n".join(result.summary.lines())
     deep = scan(tmp_path, pattern="deep/*")
-    assert sorted(rows(deep)) == ["b.jpg"] and "1 files do not match 'deep/*'" in deep.summary.notes[0]
+    assert sorted(rows(deep)) == ["b.jpg"] and "do not match 'deep/*': 1" in deep.summary.notes[0]
     assert sorted(rows(scan(tmp_path, pattern="a.*"))) == ["a.jpg"]
     everything = scan(tmp_path, all_files=True)
     assert everything.summary.files == 5 and everything.summary.reasons == {"not_an_image": 3}
-    assert scan([tmp_path, tmp_path / "a.jpg"]).summary.files == 2
+    twice = scan([tmp_path, tmp_path / "a.jpg"]).summary
+    assert twice.files == 2 and twice.notes == ["Named more than once, with one row each: 1 files."]
 
 
 def test_a_name_that_is_not_utf8(tmp_path):
@@ -259,6 +260,8 @@ def test_csv_names_files_and_says_what_is_known(tmp_path):
         ("path,lon\na.jpg,1\nb.jpg,west\n", "line 3: lon is 'west'"),
         ("path,split\na.jpg,3\n", "line 2: split is '3', but should be train, val or test"),
         ("path,date\na.jpg,yesterday\n", "date"),
+        ("path,epsg\na.jpg,99\n", "epsg is '99'"),
+        ("path,left,bottom,right,top\na.jpg,5,5,5,6\n", "enclose nothing"),
         ("path,lon\n,1\n", "line 2: the image's path is empty"),
         ("path\n\xff\n", "UTF-8"),
     ],
@@ -291,7 +294,7 @@ def test_uc_merced_has_its_21_classes():
 def test_every_real_image_is_usable():
     large = ("ucmerced", "s2_buenos_aires_chips", "pastis_samples")  # the last holds HDF5 only
     folders = [path for path in SHARED.iterdir() if path.is_dir() and path.name not in large]
-    result = scan(folders, verify="decode", workers=1)
+    result = scan(folders, workers=1)
     assert result.summary.kept == result.summary.files > 100
     assert set(result.summary.formats) == {"tiff", "jpeg", "png"} and not result.summary.labels
     chips = scan(SHARED / "s2_buenos_aires_chips/locations.csv", workers=1)

@@ -195,7 +195,7 @@ def _inspect(entry: Entry, verify: Verify, max_pixels: int) -> tuple[dict[str, A
     if row.get("reason"):
         return row | {"keep": False}, ""
     try:
-        found = header(entry["uri"], ends=verify == "ends", max_pixels=max_pixels)
+        found = header(entry["uri"], ends=verify != "header", max_pixels=max_pixels)
         described = _described(row, entry, found)
         if verify == "decode":
             valid = read(entry["uri"], max_pixels=max_pixels).valid

@@ -55,6 +55,7 @@ def gather(
     gathered = Gathered()
     entries: dict[str, Entry] = {}
     roots = []
+    again = 0
     for path in map(Path, paths):
         if path.is_dir():
             roots.append(path)
@@ -70,6 +71,9 @@ def gather(
             raise UserError(f"There is no file or folder {path}. Check the path; relative ones start at {Path.cwd()}.")
         for entry in found:
             entries.setdefault(entry["uri"], entry)
+        again += len(found)
+    if again > len(entries):
+        gathered.notes.append(f"Named more than once, with one row each: {again - len(entries):,} files.")
     if csv is not None:
         _join(entries, Path(csv), roots, gathered.notes)
     if not entries:
@@ -107,7 +111,7 @@ def _walk(root: Path, pattern: str | None, all_files: bool, gathered: Gathered) 
             else:
                 unmatched += 1
     if unmatched:
-        gathered.notes.append(f"{root}: {unmatched:,} files do not match {pattern!r}.")
+        gathered.notes.append(f"{root}: images that do not match {pattern!r}: {unmatched:,}.")
     return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from terrasieve.errors import UserError
+from terrasieve.imagery import geo
 from terrasieve.imagery.headers import is_remote, parse_time
 
 COLUMNS = {
@@ -103,6 +104,8 @@ def _entry(path: Path, line: int, values: list[str], wanted: dict[str, int], fol
         raise UserError(f"{path}, line {line}: the image's path is empty.")
     numbers = {name: take(name, float, "a number") for name in ("left", "bottom", "right", "top", "gsd_m")}
     bounds = tuple(numbers[name] for name in ("left", "bottom", "right", "top"))
+    if None not in bounds and not (bounds[0] < bounds[2] and bounds[1] < bounds[3]):
+        raise UserError(f"{path}, line {line}: left, bottom, right, top are {bounds}, which enclose nothing.")
     labels = texts.get("labels")
     entry = {
         "uri": uri if is_remote(uri) else absolute(Path(folder, uri)),
@@ -110,13 +113,17 @@ def _entry(path: Path, line: int, values: list[str], wanted: dict[str, int], fol
         "lat": take("lat", lambda text: _within(text, 90), "degrees from -90 to 90"),
         "split": take("split", split_name, "train, val or test"),
         "datetime": take("datetime", parse_time, "a time such as 2020-05-18T13:44:22Z"),
-        "epsg": take("epsg", int, "an EPSG code such as 32721"),
+        "epsg": take("epsg", _epsg, "a known EPSG code such as 32721"),
         "bounds": None if None in bounds else bounds,
         "gsd_m": numbers["gsd_m"],
         "labels": [part.strip() for part in labels.split(";") if part.strip()] if labels else None,
         **{name: texts.get(name) for name in ("label", "licence", "source", "sensor")},
     }
     return {name: value for name, value in entry.items() if value is not None}
+
+
+def _epsg(text: str) -> int | None:
+    return int(text) if geo.is_on_earth(f"EPSG:{int(text)}") else None
 
 
 def _within(text: str, limit: float) -> float | None:

@@ -35,6 +35,11 @@ def _to_degrees(crs: str) -> Transformer | None:
         return None
 
 
+def is_on_earth(crs: str) -> bool:
+    """Tell whether a CRS is known and can be turned into longitude and latitude."""
+    return _to_degrees(crs) is not None
+
+
 @lru_cache(maxsize=256)
 def _unit_m(crs: str) -> float | None:
     """Return metres per unit of a projected CRS; None for degrees."""

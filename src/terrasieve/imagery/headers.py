@@ -32,6 +32,7 @@ os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # images without coordinates are welcome
 
 _DRIVERS = {"tiff": "GTiff", "jpeg": "JPEG", "png": "PNG", "jp2": "JP2OpenJPEG", "webp": "WEBP", "bmp": "BMP"}
+_FORMATS = {driver: kind for kind, driver in _DRIVERS.items()}
 _TIME_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "DATE_ACQUIRED", "ACQUISITION_DATE", "TIFFTAG_DATETIME")
 
 
@@ -97,14 +98,14 @@ def header(uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS) -> Hea
         UnreadableImage: with code and reason.
     """
     if is_remote(uri):
-        return _gdal_header(uri, Path(uri).suffix.lstrip(".").lower(), max_pixels)
+        return _gdal_header(uri, "", max_pixels)
     with open_local(uri) as stream:
         size = os.fstat(stream.fileno()).st_size
         kind = formats.sniff(uri, stream.read(12))
         if kind in ("jpeg", "png"):
             frame = (formats.jpeg_frame if kind == "jpeg" else formats.png_frame)(uri, stream)
-            check_size(uri, frame.width, frame.height, max_pixels)
             formats.check_plausible(uri, frame, size, kind)
+            check_size(uri, frame.width, frame.height, max_pixels)
             if ends:
                 (formats.check_jpeg_end if kind == "jpeg" else formats.check_png_end)(uri, stream, size, frame.end)
             if frame.kind not in ("cmyk", "other"):
@@ -114,13 +115,18 @@ def header(uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS) -> Hea
     return _gdal_header(uri, kind, max_pixels)
 
 
-def _plain_header(frame: formats.Frame, kind: str, stream: BinaryIO) -> Header:
-    photometric, alpha = frame.kind.partition("+")[::2]
+@lru_cache
+def _plain_names(samples: int, kind: str) -> tuple[str, ...]:
+    photometric, alpha = kind.partition("+")[::2]
     colours = [*{"rgb": ["red", "green", "blue"], "grey": ["gray"]}.get(photometric, []), *([alpha] if alpha else [])]
-    names = guess_band_names(frame.samples, (), colours, photometric)
+    return tuple(guess_band_names(samples, (), colours, photometric))
+
+
+def _plain_header(frame: formats.Frame, kind: str, stream: BinaryIO) -> Header:
     time, lon, lat = _exif(stream) if kind == "jpeg" else (None, None, None)
     dtype = "uint16" if frame.bits > 8 else "uint8"
-    return Header(frame.width, frame.height, tuple(names), dtype, kind, datetime=time, lon=lon, lat=lat)
+    names = _plain_names(frame.samples, frame.kind)
+    return Header(frame.width, frame.height, names, dtype, kind, datetime=time, lon=lon, lat=lat)
 
 
 def _exif(stream: BinaryIO) -> tuple[datetime | None, float | None, float | None]:
@@ -175,7 +181,7 @@ def _gdal_header(uri: str, kind: str, max_pixels: int) -> Header:
             source.height,
             tuple(guess_band_names(source.count, source.descriptions, colours)),
             source.dtypes[0],
-            kind,
+            _FORMATS.get(source.driver, source.driver.lower()),
             nodata=None if source.nodata is None else float(source.nodata),
             crs=crs,
             transform=place,

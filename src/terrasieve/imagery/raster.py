@@ -33,7 +33,7 @@ class Pixels(NamedTuple):
     """Decoded pixels.
 
     Attributes:
-        array: (C, h, w), the file's dtype; may be a transposed or read-only view.
+        array: (C, h, w), the file's dtype; may be a transposed view.
         valid: (h, w) bool, False where there is no data; None when every pixel is real.
     """
 
@@ -113,7 +113,7 @@ def _read_png(
     stream.seek(0)
     try:
         with Image.open(stream, formats=["PNG"]) as opened:
-            image = np.asarray(opened)
+            image = np.array(opened)  # a copy, since torch warns of arrays that are read-only
     except (OSError, ValueError, SyntaxError) as error:
         raise UnreadableImage(uri, "unreadable", str(error)) from error
     image = image.reshape(frame.height, frame.width, frame.samples)

@@ -14,9 +14,10 @@ import numpy as np
 from terrasieve.imagery.unreadable import UnreadableImage
 
 _TYPES = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES = 256, 257, 258, 259, 277
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
+_YCBCR = 6
 _OFFSETS, _COUNTS = (273, 324), (279, 325)  # strips, tiles
-_WANTED = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, *_OFFSETS, *_COUNTS}
+_WANTED = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, *_OFFSETS, *_COUNTS}
 
 
 def check_blocks(uri: str, stream: BinaryIO, size: int) -> None:
@@ -49,6 +50,8 @@ def check_blocks(uri: str, stream: BinaryIO, size: int) -> None:
 
 def _check_uncompressed(uri: str, tags: dict[int, np.ndarray], samples: int, counts: np.ndarray, size: int) -> None:
     if int(tags.get(_COMPRESSION, np.array([1]))[0]) != 1 or not counts.all():
+        return
+    if int(tags.get(_PHOTOMETRIC, np.array([1]))[0]) == _YCBCR:  # stores fewer colour samples than pixels
         return
     bits = int(tags.get(_BITS, np.array([1]))[0])
     width, height = int(tags[_WIDTH][0]), int(tags[_HEIGHT][0])
