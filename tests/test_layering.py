@@ -9,7 +9,20 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "terrasieve"
 ORDER = [
-    *("errors", "section", "keyed", "batch", "imagery", "manifest", "sieve", "data", "curate", "nn", "methods", "train"),
+    *(
+        "errors",
+        "section",
+        "keyed",
+        "batch",
+        "imagery",
+        "manifest",
+        "sieve",
+        "data",
+        "curate",
+        "nn",
+        "methods",
+        "train",
+    ),
     *("evaluate", "report", "export", "bench", "recipe", "pretrain", "assess", "display", "demo", "cli", "__main__"),
 ]
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -145,7 +145,7 @@ def _features(
     on_device = (normalise(batch.to(device), mean, std) for batch in batches)
     together, order = protocol.extract(side_by_side, on_device, on_batch=count)
     widths = [encoder.width for encoder in encoders.values()]
-    parts = together.split([*widths, together.shape[1] - sum(widths)], dim=1)
+    parts = torch.split(together, [*widths, together.shape[1] - sum(widths)], dim=1)
     return dict(zip([*encoders, RAW_PIXELS], parts, strict=True)), order
 
 

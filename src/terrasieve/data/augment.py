@@ -97,9 +97,10 @@ def resize_valid(valid_HW: Tensor, height: int, width: int) -> Tensor:
 
 def turn(tensor_HW: Tensor, mirror_x: bool, mirror_y: bool, quarters: int) -> Tensor:
     """Mirror and turn the last two axes."""
-    axes = [axis for axis, on in ((-1, mirror_x), (-2, mirror_y)) if on]
-    flipped = torch.flip(tensor_HW, axes) if axes else tensor_HW
-    return torch.rot90(flipped, quarters, (-2, -1)) if quarters else flipped
+    # torch moves no uint16 about; the same bits as int16 it does
+    bits_HW = tensor_HW.view(torch.int16) if tensor_HW.dtype is torch.uint16 else tensor_HW
+    bits_HW = torch.flip(bits_HW, [axis for axis, on in ((-1, mirror_x), (-2, mirror_y)) if on])
+    return torch.rot90(bits_HW, quarters, (-2, -1)).view(tensor_HW.dtype)
 
 
 def normalise(batch: Batch, mean_C: Tensor, std_C: Tensor) -> Batch:

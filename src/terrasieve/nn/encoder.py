@@ -74,7 +74,7 @@ class Encoder(nn.Module):
         self.name = settings.name
         try:
             model = timm.create_model(settings.name, num_classes=0, **self.arguments)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
         if not isinstance(model, VisionTransformer) or model.num_prefix_tokens != 1 or model.pos_embed is None:
             raise UserError(
