@@ -23,9 +23,10 @@ def blobs(count: int, spread: float = 1.0, seed: int = 0) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("decay", [0.01, 0.3])
 def test_solver_reaches_the_optimum_of_scikit_learn(decay: float) -> None:
     features, targets = blobs(200)
+    features[:, :11] += 100 * features[:, 11:12]  # almost one dimension, as the features of a collapsed encoder
     mean, scale = probe._statistics(features)
     standard = (features - mean) / scale
-    weight, bias = probe._solve(standard, targets, (1.0, decay), 3, 2000)
+    weight, bias = probe._solve(standard, targets, (1.0, decay), 3, probe.STEPS)
     oracle = LogisticRegression(C=1 / (decay * 200), tol=1e-8, max_iter=5000).fit(standard.numpy(), targets.numpy())
     ours = (standard @ weight[:, 1] + bias[1]).softmax(1)
     np.testing.assert_allclose(ours.numpy(), oracle.predict_proba(standard.numpy()), atol=2e-4)
@@ -36,7 +37,7 @@ def test_multilabel_solver_reaches_the_optimum_of_scikit_learn() -> None:
     labels = torch.stack([(targets == 0), (targets != 1)], 1).float()
     mean, scale = probe._statistics(features)
     standard = (features - mean) / scale
-    weight, bias = probe._solve(standard, labels, (0.02,), 2, 2000)
+    weight, bias = probe._solve(standard, labels, (0.02,), 2, probe.STEPS)
     ours = (standard @ weight[:, 0] + bias[0]).sigmoid()
     for column in range(2):
         oracle = LogisticRegression(C=1 / (0.02 * 200), tol=1e-8, max_iter=5000)

@@ -2,9 +2,9 @@
 
 Used by ``evaluate.protocol``. Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022,
 appendix A (batch norm without affine before the classifier). The problem is convex and the features fit in memory, so
-it is solved by full-batch accelerated gradient (Nesterov, 1983; step 1/Lipschitz, momentum of the strongly convex case)
-where the learning rate follows from the features. What regularises, the weight decay, is chosen on validation samples,
-all candidates trained side by side. Nothing is drawn at random but the held-out part.
+it is solved by full-batch accelerated gradient (Nesterov, 1983) in which every direction's step follows from the
+features: no learning rate has to be tuned, and features of any spectrum converge alike. What regularises, the weight
+decay, is chosen on validation samples, all candidates trained side by side. Nothing is drawn but the held-out part.
 
 Given validation samples are never fitted on; where there are none, a stratified share of the training samples is set
 aside for the choice and returns for the final fit. Either way the final classifier has seen exactly the training
@@ -25,7 +25,7 @@ from terrasieve.errors import UserError
 from terrasieve.keyed import generator
 
 WEIGHT_DECAYS = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-STEPS = 300
+STEPS = 150
 HELD_OUT = 0.15  # share of the training samples that chooses the weight decay where no validation split is given
 
 
@@ -134,34 +134,30 @@ def _solve(
     multilabel = targets.ndim == 2
     truth_N1C = (targets if multilabel else F.one_hot(targets, classes)).float()[:, None]
     decay_L1 = torch.tensor(decays)[:, None]
-    # The Hessian of the sigmoid loss is at most 1/4 of the features' second moment, that of the softmax loss 1/2.
-    steepest_L1 = (0.25 if multilabel else 0.5) * _largest_moment(features_ND) + decay_L1
-    condition_L1 = (decay_L1 / steepest_L1).sqrt()
-    momentum_L1 = (1 - condition_L1) / (1 + condition_L1)
+    # The Hessian is at most 1/4 (sigmoid) or 1/2 (softmax) of the features' second moment, plus the decay. Along the
+    # moment's own axes that bound is diagonal, so every direction gets its largest safe step, however small it is.
+    moment_D, axes_DD = torch.linalg.eigh((features_ND.T @ features_ND).double() / len(features_ND))
+    bound = 0.25 if multilabel else 0.5
+    steepest_DL1 = bound * moment_D.clamp(min=0).float()[:, None, None] + decay_L1
+    turned_ND = features_ND @ axes_DD.float()
     weight_DLC = features_ND.new_zeros(features_ND.shape[1], len(decays), classes)
     bias_LC = features_ND.new_zeros(len(decays), classes)
-    ahead_DLC, ahead_LC = weight_DLC, bias_LC
-    for step in range(steps):
-        logits_NLC = (features_ND @ ahead_DLC.flatten(1)).view(-1, *bias_LC.shape) + ahead_LC
+    ahead_DLC, ahead_LC, age_L1 = weight_DLC, bias_LC, torch.zeros(len(decays), 1)
+    for _ in range(steps):
+        logits_NLC = (turned_ND @ ahead_DLC.flatten(1)).view(-1, *bias_LC.shape) + ahead_LC
         said_NLC = logits_NLC.sigmoid() if multilabel else logits_NLC.softmax(2)
         error_NLC = (said_NLC - truth_N1C) / len(features_ND)
-        pull_DLC = (features_ND.T @ error_NLC.flatten(1)).view_as(weight_DLC) + decay_L1 * ahead_DLC
-        next_DLC, next_LC = ahead_DLC - pull_DLC / steepest_L1, ahead_LC - error_NLC.sum(0) / steepest_L1
-        carry_L1 = momentum_L1.clamp(max=step / (step + 3))  # the momentum without strong convexity, while smaller
-        ahead_DLC = next_DLC + carry_L1 * (next_DLC - weight_DLC)
-        ahead_LC = next_LC + carry_L1 * (next_LC - bias_LC)
-        weight_DLC, bias_LC = next_DLC, next_LC
-    return weight_DLC, bias_LC
-
-
-def _largest_moment(features_ND: Tensor) -> float:
-    """Bound the largest eigenvalue of the features' second moment, bias column included, by power iteration."""
-    direction_D = torch.linspace(1.0, 2.0, features_ND.shape[1])
-    largest = 0.0
-    for _ in range(50):
-        direction_D = features_ND.T @ (features_ND @ (direction_D / direction_D.norm().clamp(min=1e-20)))
-        largest = float(direction_D.norm()) / len(features_ND)
-    return max(1.0, 1.1 * largest)  # the iteration comes from below; 1 is the bias column's
+        pull_DLC = (turned_ND.T @ error_NLC.flatten(1)).view_as(weight_DLC) + decay_L1 * ahead_DLC
+        pull_LC = error_NLC.sum(0)
+        move_DLC = ahead_DLC - pull_DLC / steepest_DL1 - weight_DLC
+        move_LC = ahead_LC - pull_LC / bound - bias_LC
+        weight_DLC, bias_LC = weight_DLC + move_DLC, bias_LC + move_LC
+        # Momentum that has carried a candidate uphill starts again (O'Donoghue and Candes, 2015).
+        uphill_L1 = ((pull_DLC * move_DLC).sum((0, 2)) + (pull_LC * move_LC).sum(1) > 0)[:, None]
+        age_L1 = torch.where(uphill_L1, 0.0, age_L1 + 1)
+        carry_L1 = age_L1 / (age_L1 + 3)
+        ahead_DLC, ahead_LC = weight_DLC + carry_L1 * move_DLC, bias_LC + carry_L1 * move_LC
+    return (axes_DD.float() @ weight_DLC.flatten(1)).view_as(weight_DLC), bias_LC
 
 
 def _validation_loss(logits_MC: Tensor, targets: Tensor) -> float:
