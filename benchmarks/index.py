@@ -83,6 +83,7 @@ def main() -> None:
         "processor": processor,
         "cores": cores,
         "repeats": given.repeats,
+        "load_1m": os.getloadavg()[0],  # more than the cores: others were at work, and the times are upper bounds
         "runs": runs,
         "summary": summary,
     }
