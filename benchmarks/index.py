@@ -45,13 +45,14 @@ def write_files(folder: Path, count: int) -> None:
             path.write_bytes(path.read_bytes()[: i // 100 % 3 * 400])
 
 
-def measure(folder: Path, workers: int, verify: str) -> dict[str, float]:
-    """Time a scan and the writing of its manifest, in seconds."""
+def measure(folder: Path, workers: int, verify: str) -> tuple[dict[str, float], list[str]]:
+    """Time a scan and the writing of its manifest, in seconds; return the summary's lines too."""
     started = time.perf_counter()
     result = scan(folder, workers=workers, verify=verify)
     scanned = time.perf_counter()
     manifest.write(result.table, folder.parent / "index.parquet")
-    return {"scan_s": round(scanned - started, 2), "write_s": round(time.perf_counter() - scanned, 2)}
+    times = {"scan_s": round(scanned - started, 2), "write_s": round(time.perf_counter() - scanned, 2)}
+    return times, result.summary.lines()
 
 
 def main() -> None:
@@ -67,11 +68,10 @@ def main() -> None:
         write_files(folder, given.files)
         for verify, workers in (("ends", cores), ("ends", 1), ("header", cores), ("decode", cores)):
             times = [measure(folder, workers, verify) for _ in range(given.repeats)]
-            best = min(times, key=lambda run: run["scan_s"] + run["write_s"])
+            best, summary = min(times, key=lambda run: sum(run[0].values()))
             per_s = round(given.files / (best["scan_s"] + best["write_s"]))
             runs.append({"verify": verify, "workers": workers, **best, "files_per_s": per_s})
             print(runs[-1], flush=True)
-        summary = scan(folder).summary.lines()
     processor = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -83,6 +83,7 @@ def main() -> None:
         "processor": processor,
         "cores": cores,
         "repeats": given.repeats,
+        "load_1m": os.getloadavg()[0],  # more than the cores: others were at work, and the times are upper bounds
         "runs": runs,
         "summary": summary,
     }
