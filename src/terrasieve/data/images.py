@@ -71,7 +71,7 @@ def from_table(table: pa.Table, bands: tuple[str, ...] | None = None) -> Images:
 
     Args:
         table: a manifest, see :mod:`terrasieve.manifest`.
-        bands: names of the bands to read, in this order; None = what all rows have, in file order.
+        bands: names of the bands to read, in this order; None = what all rows have, in file order, without alpha.
 
     Raises:
         UserError: if no row is kept, or rows lack a band that is asked for.
@@ -84,7 +84,7 @@ def from_table(table: pa.Table, bands: tuple[str, ...] | None = None) -> Images:
         )
     names: list[tuple[str, ...]] = [tuple(row or ()) for row in kept["bands"].to_pylist()]
     counts = Counter(names)
-    wanted = bands or counts.most_common(1)[0][0]
+    wanted = bands or tuple(name for name in counts.most_common(1)[0][0] if name != "alpha")
     sets: dict[tuple[str, ...], int] = {}
     band_sets: list[tuple[int, ...] | None] = []
     lacking = [(have, n) for have, n in counts.items() if not set(wanted) <= set(have)]

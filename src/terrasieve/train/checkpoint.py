@@ -47,9 +47,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:
         # torch's zip writer reports a failed write as RuntimeError without a cause that names the disk
         number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "PytorchStreamWriter" in str(error):
+        words = f"{error} {error.__context__}"
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "StreamWriter" in words or "iostream" in words:
             raise UserError(
-                f"Cannot write {path}: {error}. Is the disk full or the quota used up? Nothing was left under that "
+                f"Cannot write {path}: {str(error).splitlines()[0]}. Is the disk full or the quota used up? Nothing was left under that "
                 "name; free some space and resume the run from its last checkpoint."
             ) from error
         raise
