@@ -23,13 +23,28 @@ def blobs(count: int, spread: float = 1.0, seed: int = 0) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("decay", [0.01, 0.3])
 def test_solver_reaches_the_optimum_of_scikit_learn(decay: float) -> None:
     features, targets = blobs(200)
-    features[:, :11] += 100 * features[:, 11:12]  # almost one dimension, as the features of a collapsed encoder
     mean, scale = probe._statistics(features)
     standard = (features - mean) / scale
     weight, bias = probe._solve(standard, targets, (1.0, decay), 3, probe.STEPS)
     oracle = LogisticRegression(C=1 / (decay * 200), tol=1e-8, max_iter=5000).fit(standard.numpy(), targets.numpy())
     ours = (standard @ weight[:, 1] + bias[1]).softmax(1)
     np.testing.assert_allclose(ours.numpy(), oracle.predict_proba(standard.numpy()), atol=2e-4)
+
+
+def test_features_of_a_collapsed_encoder_converge_too() -> None:
+    """One direction holds nearly all of the variance, and what tells the classes apart lies in the others."""
+    draws = generator(0, "test-collapsed")
+    targets = torch.arange(300) % 3
+    told = torch.nn.functional.one_hot(targets, 20) + 0.5 * torch.randn(300, 20, generator=draws)
+    standard = torch.randn(300, 1, generator=draws) + 0.03 * told
+    standard = (standard - standard.mean(0)) / standard.std(0, correction=0)
+    weight, bias = probe._solve(standard, targets, (1e-4,), 3, probe.STEPS)
+    loss = torch.nn.functional.cross_entropy(standard @ weight[:, 0] + bias[0], targets)
+    oracle = LogisticRegression(C=1 / (1e-4 * 300), tol=1e-8, max_iter=20_000).fit(standard.numpy(), targets.numpy())
+    best = torch.nn.functional.cross_entropy(
+        torch.from_numpy(oracle.decision_function(standard.numpy())).float(), targets
+    ) + 5e-5 * float((oracle.coef_**2).sum())
+    assert float(loss + 5e-5 * weight.square().sum()) < 1.02 * float(best)
 
 
 def test_multilabel_solver_reaches_the_optimum_of_scikit_learn() -> None:
