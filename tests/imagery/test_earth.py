@@ -212,7 +212,7 @@ def test_bands_are_independent_of_each_other() -> None:
     assert near > red
 
 
-def test_sampling_is_not_separable_by_geography_of_splits() -> None:
+def test_splits_are_whole_five_degree_blocks() -> None:
     splits = {(lon, lat): split_of(lon + 0.1, lat + 0.1, 0) for lon in range(-180, 180, 5) for lat in range(-90, 90, 5)}
     assert 0.15 < list(splits.values()).count("test") / len(splits) < 0.25
     for (lon, lat), split in list(splits.items())[:50]:

@@ -58,6 +58,7 @@ class Grid:
     @classmethod
     def around(cls, lon: float, lat: float, gsd_m: float, size_px: int) -> Grid:
         """Return the grid whose centre is nearest to a position in degrees."""
+        gsd_m = float(gsd_m)  # an integer would compile every kernel again
         zone = zone_of(lon, lat)
         x_m, y_m = projection(zone)(lon, lat)
         half = size_px / 2

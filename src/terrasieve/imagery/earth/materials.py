@@ -8,7 +8,6 @@ scenes show; they are plausible, not measured.
 from __future__ import annotations
 
 import datetime
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,23 +126,14 @@ def crop_calendar(date: datetime.date) -> NDArray[np.float64]:
         (2, CROPS, PHASES, 3) float64: hemisphere (north, south), crop, phase of the parcel (earlier to later by four
         weeks), and (green, straw, bloom), 0 to 1.
     """
-    table = np.zeros((2, CROPS, PHASES, 3))
-    day = date.timetuple().tm_yday
-    for south in range(2):
-        for crop, (sow, harvest, peak) in enumerate(_CALENDAR):
-            for phase in range(PHASES):
-                local = (day + 182 * south - 4 * (phase - PHASES // 2)) % 365
-                # A winter crop is sown in the year before its harvest.
-                age = local - sow if local <= harvest + 40 else local - 365 - sow
-                table[south, crop, phase] = _growth(age / (harvest - sow), peak, crop)
-    return table
-
-
-def _growth(age: float, peak: float, crop: int) -> tuple[float, float, float]:
-    """Return green, straw and bloom at ``age``: 0 at sowing, 1 at harvest, stubble until 1.25."""
-    if age < 0.0 or age > 1.25:
-        return 0.03, 0.08, 0.0
-    green = peak * max(0.0, math.sin(math.pi * min(age / 0.95, 1.0))) ** 0.8
-    straw = 0.9 * min(max((age - 0.72) / 0.18, 0.0), 1.0) * (1.0 if age <= 1.0 else 0.75)
-    bloom = math.exp(-(((age - 0.62) / 0.06) ** 2)) if crop == 5 else 0.0
-    return green * (1.0 - straw), straw, bloom
+    sow, harvest, peak = (np.array(column, dtype=np.float64)[None, :, None] for column in zip(*_CALENDAR, strict=True))
+    local = date.timetuple().tm_yday + 182.0 * np.arange(2)[:, None, None]
+    local = (local - 4.0 * (np.arange(PHASES) - PHASES // 2)) % 365.0
+    # A winter crop is sown in the year before its harvest.
+    age = (np.where(local <= harvest + 40.0, local, local - 365.0) - sow) / (harvest - sow)
+    # Age is 0 at sowing and 1 at harvest; stubble stays until 1.25, and then the soil lies bare.
+    straw = 0.9 * ((age - 0.72) / 0.18).clip(0.0, 1.0) * np.where(age <= 1.0, 1.0, 0.75)
+    green = peak * np.sin(np.pi * (age / 0.95).clip(0.0, 1.0)).clip(0.0, 1.0) ** 0.8 * (1.0 - straw)
+    bloom = np.exp(-(((age - 0.62) / 0.06) ** 2)) * (np.arange(CROPS) == 5)[:, None]
+    bare = (age < 0.0) | (age > 1.25)
+    return np.stack([np.where(bare, 0.03, green), np.where(bare, 0.08, straw), np.where(bare, 0.0, bloom)], axis=-1)

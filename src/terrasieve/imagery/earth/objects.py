@@ -23,6 +23,7 @@ from terrasieve.imagery.earth.terrain import fresh_water, height
 CLASS, X, Y, LENGTH, WIDTH, COS, SIN, TALL, MATERIAL, SHADE = range(10)
 COLUMNS = 10
 PAD_M = 160.0  # an object's half length and shadow stay below this
+COARSEST_M = 60.0
 LANE_M = 1100.0  # one ship at most in each such square of the open sea
 
 
@@ -193,7 +194,12 @@ def _fill(out: Array, n: int, bounds: Array, found: Array, values: Array, ni: in
 
 
 def objects(grid: Grid, day: int, coarse: Nodes, found: Array, key: int) -> Array:
-    """Return (N, COLUMNS) objects that stand in a chip or throw a shadow into it, in an order that no crop changes."""
+    """Return (N, COLUMNS) objects that stand in a chip or throw a shadow into it, in an order that no crop changes.
+
+    Beyond ``COARSEST_M`` a pixel would hold dozens of them, and none is listed or painted.
+    """
+    if grid.gsd_m > COARSEST_M:
+        return np.empty((0, COLUMNS))
     bounds, room = np.array(grid.bounds_m), 512
     while True:
         out = np.empty((room, COLUMNS))
