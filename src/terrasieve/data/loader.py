@@ -106,9 +106,10 @@ def whole_batches(
     return _loader(WholeSamples(images, image), loader, batch_size=batch_size)
 
 
-def _leave_interrupts_to_parent(_worker: int) -> None:
-    """Let Ctrl-C reach the training process alone, which finishes its step and stops the workers."""
+def _leave_signals_to_parent(_worker: int) -> None:
+    """Let Ctrl-C and SIGTERM, which reach all processes, stop training alone: it ends its step, then the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _loader(dataset: Any, settings: LoaderSettings, **how: Any) -> DataLoader[Batch]:
@@ -117,7 +118,7 @@ def _loader(dataset: Any, settings: LoaderSettings, **how: Any) -> DataLoader[Ba
         num_workers=settings.workers,
         prefetch_factor=settings.prefetch if settings.workers else None,
         collate_fn=collate,
-        worker_init_fn=_leave_interrupts_to_parent,
+        worker_init_fn=_leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),
         **how,
     )
