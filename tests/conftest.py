@@ -15,6 +15,7 @@ from terrasieve import manifest, recipe
 from terrasieve.curate.scan import scan
 from terrasieve.recipe import Recipe
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch starts its threads
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every subprocess compiles torch anew
 SHARED = Path(os.environ.get("TERRASIEVE_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")).resolve()
 
