@@ -119,7 +119,7 @@ def grow_seeds(
     with torch.no_grad():
         units_BND = None if shares.random >= 1 else torch.nn.functional.normalize(tokens_BND.detach().float(), dim=-1)
         best_BN = None if units_BND is None else _similarity(units_BND, ids)
-        for count in rounds:
+        for count in filter(None, rounds):  # few patches leave a round without picks
             picked = _pick(best_BN, noise_BN, ids, count, shares)
             ids = torch.cat([ids, picked], dim=1)
             if best_BN is not None and units_BND is not None:
