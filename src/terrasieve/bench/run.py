@@ -124,7 +124,7 @@ def _group(
         try:
             run = Run(name, setup, batch)
         except ImportError as error:
-            row["missing"] = f"{error.name or error} is not installed"
+            row["missing"] = f"{(error.name or str(error)).partition('.')[0]} is not installed"
             continue
         row["gflop_per_image"] = gflop(name, setup.encoder)
         for _ in range(max(warmup, 1)):
