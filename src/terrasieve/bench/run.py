@@ -48,8 +48,7 @@ def run_bench(
 ) -> dict[str, Any]:
     """Measure training steps of every method at every size, precision and device.
 
-    A step is ``train.loop.train_step``: forward, backward, gradient norm and clipping, fused AdamW, on random uint8
-    images in memory.
+    A step is ``train.loop.train_step`` on random uint8 images in memory.
 
     Args:
         encoders: of ``ENCODERS``: tiny, small, base, large.
@@ -57,48 +56,31 @@ def run_bench(
         precisions: fp32, bf16.
         devices: cpu, cuda; None = the CPU, and CUDA where there is one.
         image_px: side of the images; a multiple of 16.
-        batch_size: the same for all.
-        threads: of the CPU.
-        repeats: rounds.
+        batch_size, threads, repeats: images per step, CPU threads, rounds; the same for all.
         warmup: steps of each before the rounds; on CUDA they compile.
         peak_memory: measure it; on the CPU that takes a process per contender.
         on_progress: told in words what is being measured.
 
     Returns:
-        JSON-able: ``date``, ``hardware``, ``versions``, ``settings`` and ``groups``, one per device, precision and
-        encoder, each with its ``rows`` or the reason for which it was ``skipped``.
+        JSON-able: ``date``, ``hardware``, ``versions``, ``settings``, ``groups`` by device, precision and encoder.
 
     Raises:
-        UserError: for a name that is unknown, a count below 1, an image that 16 px patches do not fill, or CUDA
-            where there is none.
+        UserError: unknown name, count below 1, image that 16 px patches do not fill, or CUDA where there is none.
     """
     devices = tuple(devices or (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)))
     _check(encoders, methods, precisions, devices, image_px, min(batch_size, threads, repeats))
     gflop = cache(lambda name, encoder: gflop_per_image(name, Setup(encoder, "fp32", "cpu", image_px, 1)))
-    groups = []
+    setups = [Setup(e, p, d, image_px, batch_size) for d in devices for p in precisions for e in encoders]
     with _threads(threads), _many_shapes(devices):
-        for device in devices:
-            for precision in precisions:
-                for encoder in encoders:
-                    setup = Setup(encoder, precision, device, image_px, batch_size)
-                    on_progress(f"{device} {precision} {encoder}")
-                    group = _group(setup, methods, threads, repeats, warmup, peak_memory, gflop, on_progress)
-                    groups.append(group)
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": _hardware(),
-        "versions": {name: _version(name) for name in ("terrasieve", "torch", "timm", "lightly", "numpy")}
-        | {"python": platform.python_version()},
-        "settings": {
-            "image_px": image_px,
-            "batch_size": batch_size,
-            "threads": threads,
-            "repeats": repeats,
-            "warmup": warmup,
-            "fp32_matmul": torch.get_float32_matmul_precision(),
-        },
-        "groups": groups,
+        groups = [_group(s, methods, threads, repeats, warmup, peak_memory, gflop, on_progress) for s in setups]
+    settings = {
+        "image_px": image_px,
+        "batch_size": batch_size,
+        "threads": threads,
+        "repeats": repeats,
+        "warmup": warmup,
     }
+    return {**_about(), "settings": settings, "groups": groups}
 
 
 def _group(
@@ -229,6 +211,17 @@ def _check(
         raise UserError(f"bench: image_px {image_px} is not a multiple of the 16 px patch; use 224, for instance.")
     if "cuda" in devices and not torch.cuda.is_available():
         raise UserError("bench: device 'cuda' is asked for, but torch sees none here; use cpu.")
+
+
+def _about() -> dict[str, Any]:
+    """Return when, on what, and with which versions."""
+    packages = ("terrasieve", "torch", "timm", "lightly", "numpy")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": _hardware(),
+        "versions": {name: _version(name) for name in packages} | {"python": platform.python_version()},
+        "fp32_matmul": torch.get_float32_matmul_precision(),
+    }
 
 
 def _hardware() -> dict[str, Any]:
