@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,10 @@ import pyarrow.compute as pc
 
 from terrasieve import keyed
 from terrasieve.errors import UserError
-from terrasieve.imagery import raster
 from terrasieve.imagery.unreadable import UnreadableImage
+
+if TYPE_CHECKING:
+    from terrasieve.imagery import raster
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Images:
         Raises:
             UnreadableImage: if the file cannot be decoded.
         """
+        # Here, not above: a machine without rasterio trains and measures on pixels in memory.
+        from terrasieve.imagery import raster
+
         x, y, width, height = (int(v) for v in self.windows[row])
         window: tuple[int, int, int, int] | None = (x, y, width, height)
         if crop is not None and crop != (0, 0, width, height):

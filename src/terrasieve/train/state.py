@@ -55,7 +55,11 @@ def precision(settings: TrainSettings, device: torch.device) -> torch.dtype:
 def build(settings: TrainSettings, world: World, channels: int) -> State:
     """Build encoder, method and optimiser from the settings, in which mean and std are given."""
     encoder = Encoder(settings.encoder, channels, settings.image.shape_px, settings.seed)
-    method = methods.build(settings.method, encoder, settings.seed)
+    return around(methods.build(settings.method, encoder, settings.seed), settings, world)
+
+
+def around(method: nn.Module, settings: TrainSettings, world: World) -> State:
+    """Build what a step needs around a method that exists; ``bench`` puts other libraries' models through it too."""
     model = distributed.spread(method, settings, world)
     optimizer = adamw(model, settings.optim)
     kind = cast(methods.Method, method)
