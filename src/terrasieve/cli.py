@@ -184,6 +184,59 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     out.print(f"report: {write_report(run)}", markup=False)
 
 
+@app.command(
+    epilog="Examples: terrasieve bench  ·  terrasieve bench --encoder base --precision fp32 --repeats 9  ·  "
+    "terrasieve bench --recipe recipes/selective_mae_vit_small_ucmerced.yaml --manifest ucm.parquet"
+)
+def bench(
+    encoder: Annotated[str, typer.Option(help="Comma-separated: tiny, small, base, large.")] = "tiny",
+    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, bf16.")] = "fp32,bf16",
+    device: Annotated[str | None, typer.Option(help="Comma-separated: cpu, cuda; default: what is there.")] = None,
+    method: Annotated[str | None, typer.Option(help="Comma-separated contenders; default: all.")] = None,
+    image_px: Annotated[int, typer.Option(help="Side of the images.")] = 224,
+    batch_size: Annotated[int, typer.Option(help="Images per step, the same for all.")] = 16,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds; medians are quoted.")] = 5,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory (a process each on a CPU).")] = True,
+    recipe: Annotated[str | None, typer.Option(help="Also set this recipe's loader against its model.")] = None,
+    manifest: Annotated[str | None, typer.Option(help="Manifest for --recipe.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for JSON and Markdown.")] = Path("bench"),
+) -> None:
+    """Measure training steps side by side: images/s, memory, FLOPs, beside timm's and lightly's MAE."""
+    from rich.markdown import Markdown
+
+    from terrasieve import bench as benches
+    from terrasieve.display import err, out
+
+    with err.status("bench") as status:
+        result = benches.run_bench(
+            encoders=encoder.split(","),
+            precisions=precision.split(","),
+            devices=device.split(",") if device else None,
+            methods=method.split(",") if method else tuple(benches.CONTENDERS),
+            image_px=image_px,
+            batch_size=batch_size,
+            threads=threads,
+            repeats=repeats,
+            peak_memory=memory,
+            on_progress=lambda words: status.update(words),
+        )
+        if recipe:
+            result["loader"] = _loader_rate(recipe, manifest)
+    json_path, page = benches.write(result, output)
+    out.print(Markdown(page.read_text(encoding="utf-8")))
+    out.print(f"{json_path}, {page}", markup=False)
+
+
+def _loader_rate(path: str, manifest_path: str | None) -> dict[str, object]:
+    from terrasieve import manifest, recipe
+    from terrasieve.bench import measure_loading
+    from terrasieve.data import images
+
+    settings = recipe.load(path, [f"data={manifest_path}"] if manifest_path else [])
+    return measure_loading(settings, images.from_table(manifest.read(settings.data), settings.image.bands))
+
+
 @app.command(epilog="Example: terrasieve demo -o demo")
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")] = Path("demo"),
