@@ -84,15 +84,15 @@ def pretrain(
     """
     with distributed.join(settings) as world:
         run = Path(distributed.share(world, str(run)))
+        table = manifest.read(settings.data)
+        images = imagery.from_table(table, settings.image.bands)
+        if world.leads and (run / "recipe.yaml").exists() and not resume:
+            raise UserError(
+                f"{run} holds a run already. Resume it with: terrasieve pretrain --resume {run}; "
+                "or choose another folder with --run."
+            )
+        settings = complete(settings, images)
         with folder.held(run) if world.leads else nullcontext():
-            if (run / "recipe.yaml").exists() and not resume and world.leads:
-                raise UserError(
-                    f"{run} holds a run already. Resume it with: terrasieve pretrain --resume {run}; "
-                    "or choose another folder with --run."
-                )
-            table = manifest.read(settings.data)
-            images = imagery.from_table(table, settings.image.bands)
-            settings = complete(settings, images)
             about = {"recipe": settings.model_dump(mode="json"), "manifest_hash": manifest.content_hash(table)}
             if world.leads:
                 _describe(run, settings, about, images, resume)

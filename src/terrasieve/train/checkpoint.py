@@ -50,8 +50,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         words = f"{error} {error.__context__}"
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "StreamWriter" in words or "iostream" in words:
             raise UserError(
-                f"Cannot write {path}: {str(error).splitlines()[0]}. Is the disk full or the quota used up? Nothing was left under that "
-                "name; free some space and resume the run from its last checkpoint."
+                f"Cannot write {path}: {str(error).splitlines()[0]}. Is the disk full or the quota used up? Nothing "
+                "was left under that name; free some space and resume the run from its last checkpoint."
             ) from error
         raise
     finally:
