@@ -164,7 +164,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> None:
         encoder.vit,
         out,
         model_name=encoder.name,
-        model_args={key: encoder.arguments[key] for key in ("img_size", "patch_size", "in_chans")},
+        model_args={key: value for key, value in encoder.arguments.items() if key != "global_pool"},
         mean=image.mean,
         std=image.std,
         bands=image.bands,

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import timm
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -29,10 +30,12 @@ class EncoderSettings(Section):
     Attributes:
         name: timm's name of a plain ViT; Ti, S, B and L are named here, any other plain ViT of timm works too.
         patch_px: side of a patch in pixels; divides the image's sides.
+        depth: number of blocks; None = the named ViT's own.
     """
 
     name: str = "vit_small_patch16_224"
-    patch_px: int = 16
+    patch_px: int = Field(default=16, gt=0)
+    depth: int | None = Field(default=None, gt=0)
 
 
 class Encoder(nn.Module):
@@ -71,6 +74,7 @@ class Encoder(nn.Module):
             "in_chans": channels,
             "global_pool": "token",
         }
+        self.arguments |= {"depth": settings.depth} if settings.depth else {}
         self.name = settings.name
         try:
             model = timm.create_model(settings.name, num_classes=0, **self.arguments)
