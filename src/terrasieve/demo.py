@@ -23,7 +23,7 @@ from terrasieve.pretrain import new_folder
 from terrasieve.recipe import Recipe
 from terrasieve.report import write_report
 
-CHIPS = 3000
+CHIPS = 2000
 
 
 class Train(Protocol):
