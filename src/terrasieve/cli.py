@@ -113,7 +113,7 @@ def index(
 def pretrain(
     recipe: Annotated[str | None, typer.Argument(help="Recipe (YAML).")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value or key.sub=value.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run; default: output/name-date-time.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the run; default: output/name-date-time.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     stop_at: Annotated[int | None, typer.Option(help="Stop, resumably, after this many steps in all.")] = None,
 ) -> None:
@@ -127,7 +127,8 @@ def pretrain(
     from terrasieve import recipe as recipes
 
     settings = pretraining.resumed(resume, given) if resume else recipes.load(str(recipe), given)
-    folder = resume or run or pretraining.new_folder(settings)
+    # the option is not called --run, which torchrun would take for one of its own
+    folder = resume or folder or pretraining.new_folder(settings)
     if not _pretrain(settings, folder, resume=resume is not None, stop_at=stop_at):
         raise typer.Exit(130)
 

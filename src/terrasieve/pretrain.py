@@ -89,7 +89,7 @@ def pretrain(
         if world.leads and (run / "recipe.yaml").exists() and not resume:
             raise UserError(
                 f"{run} holds a run already. Resume it with: terrasieve pretrain --resume {run}; "
-                "or choose another folder with --run."
+                "or choose another folder with --folder."
             )
         settings = complete(settings, images)
         with folder.held(run) if world.leads else nullcontext():

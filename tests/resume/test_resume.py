@@ -76,7 +76,7 @@ def test_75_steps_are_40_and_35(tiny: Callable[..., Recipe], tmp_path: Path, cha
 def start(settings: Recipe, run: Path, *more: str) -> subprocess.Popen[str]:
     path = run.parent / f"{run.name}.yaml"
     path.write_text(recipe.dump(settings))
-    command = [sys.executable, "-m", "terrasieve", "pretrain", str(path), *more, "--run", str(run)]
+    command = [sys.executable, "-m", "terrasieve", "pretrain", str(path), *more, "--folder", str(run)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -115,7 +115,7 @@ def torchrun(settings: Recipe, run: Path, *more: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "terrasieve", "pretrain"]
     done = subprocess.run(
-        [*command, str(path), *more, "--run", str(run)],
+        [*command, str(path), *more, "--folder", str(run)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -160,7 +160,7 @@ from terrasieve.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-sys.argv = ["terrasieve", "pretrain", sys.argv[1], "--run", sys.argv[2]]
+sys.argv = ["terrasieve", "pretrain", sys.argv[1], "--folder", sys.argv[2]]
 main()
 """
 

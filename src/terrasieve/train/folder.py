@@ -39,7 +39,7 @@ def held(folder: Path) -> Iterator[None]:
         lock = (folder / ".lock").open("a+")
     except OSError as error:
         raise UserError(
-            f"Cannot write into the run folder {folder}: {error.strerror}. Choose another with --run."
+            f"Cannot write into the run folder {folder}: {error.strerror}. Choose another with --folder."
         ) from error
     with lock:
         try:
@@ -48,7 +48,7 @@ def held(folder: Path) -> Iterator[None]:
             lock.seek(0)
             raise UserError(
                 f"The run folder {folder} is in use by process {lock.read().strip() or '?'}. "
-                "Wait for it, stop it, or choose another folder with --run."
+                "Wait for it, stop it, or choose another folder with --folder."
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
