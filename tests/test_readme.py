@@ -12,9 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_every_file_has_its_line() -> None:
     source = ROOT / "src" / "terrasieve"
     missing = [
-        name
-        for path in source.rglob("*.py")
-        if f"| `{(name := str(path.relative_to(source)))}` |" not in README
+        name for path in source.rglob("*.py") if f"| `{(name := str(path.relative_to(source)))}` |" not in README
     ]
     assert not missing
     named = re.findall(r"^\| `([\w/]+\.py)` \|", README, re.MULTILINE)

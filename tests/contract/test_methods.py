@@ -27,6 +27,8 @@ VARIANTS: list[dict[str, Any]] = [
     *({"name": "selective_mae", "targets": targets} for targets in ("hog", "random", "all", "learned")),
     {"name": "selective_mae", "order": "far-near-random", "tokens": "content"},
     {"name": "selective_mae", "encode": 0.05, "reconstruct": 0.15},
+    {"name": "selective_mae", "key_positions": True},
+    {"name": "cross_mae", "mix": True, "key_positions": True},
 ]
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
 

@@ -26,12 +26,14 @@ class CrossMAESettings(Section):
         mask: share of the patches hidden from the encoder.
         predict: share of all patches that is predicted, at most ``mask``.
         mix: each decoder block reads its own mixture of all encoder blocks.
+        key_positions: mark the encoder's tokens with their positions for the decoder (ours; helps small models).
     """
 
     name: Literal["cross_mae"] = "cross_mae"
     mask: float = Field(default=0.75, gt=0, lt=1)
     predict: float = Field(default=0.25, gt=0, lt=1)
     mix: bool = False
+    key_positions: bool = False
     decoder: DecoderSettings = DecoderSettings(depth=12)
 
     @model_validator(mode="after")
@@ -64,6 +66,7 @@ class CrossMAE(nn.Module):
             seed,
             encoder_depth=len(encoder.vit.blocks),
             mix=settings.mix,
+            key_positions=settings.key_positions,
         )
 
     def select(self, batch: Batch, patches_BNP: Tensor, generator: torch.Generator) -> Selection:

@@ -40,6 +40,7 @@ class SelectiveMAESettings(Section):
         switches: fractions of training at which the first and the second stage begin to give way.
         blend: length of a change-over, a fraction of training.
         tokens: what similarity is measured on: embeddings with position (paper) or their content alone.
+        key_positions: mark the encoder's tokens with their positions for the decoder (ours; helps small models).
     """
 
     name: Literal["selective_mae"] = "selective_mae"
@@ -52,6 +53,7 @@ class SelectiveMAESettings(Section):
     switches: tuple[float, float] = (0.35, 0.725)
     blend: float = Field(default=0.025, ge=0, lt=1)
     tokens: Literal["embedded", "content"] = "embedded"
+    key_positions: bool = False
     decoder: DecoderSettings = DecoderSettings(depth=12)
 
     @model_validator(mode="after")
@@ -87,7 +89,14 @@ class SelectiveMAE(nn.Module):
         self.lr_scale = settings.reconstruct / (1 - settings.encode) if settings.targets != "all" else 1.0
         stages = settings.order.split("-") if "-" in settings.order else [settings.order] * 3
         self.order = cast(list[Order], stages)
-        self.decoder = CrossDecoder(settings.decoder, encoder.width, encoder.grid, encoder.patch_values, seed)
+        self.decoder = CrossDecoder(
+            settings.decoder,
+            encoder.width,
+            encoder.grid,
+            encoder.patch_values,
+            seed,
+            key_positions=settings.key_positions,
+        )
         self.sampler = TargetSampler(encoder.width, seed) if settings.targets == "learned" else None
 
     def select(self, batch: Batch, patches_BNP: Tensor, generator: torch.Generator) -> Selection:

@@ -110,6 +110,8 @@ class CrossDecoder(nn.Module):
         encoder_depth: number of encoder blocks; needed with ``mix``.
         mix: every block reads its own layer-normed linear combination of all encoder blocks' outputs, weights drawn
             from N(0, 1 / encoder_depth); otherwise all read the last layer.
+        key_positions: add the grid's positions to the encoder's tokens before they are read. Published decoders rely on
+            what the encoder's tokens carry of their positions, which small models take long to learn.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class CrossDecoder(nn.Module):
         *,
         encoder_depth: int = 12,
         mix: bool = False,
+        key_positions: bool = False,
     ) -> None:
         super().__init__()
         _check(settings)
@@ -132,6 +135,9 @@ class CrossDecoder(nn.Module):
         self.blocks = nn.ModuleList(CrossBlock(settings, encoder_width) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(D, eps=1e-6)
         self.predict = nn.Linear(D, patch_values)
+        self.key_positions_NE: Tensor | None
+        marks_NE = sincos_2d(*grid, encoder_width) if key_positions else None
+        self.register_buffer("key_positions_NE", marks_NE, persistent=False)
         self.mix: nn.Parameter | None = None
         self.mix_norms = nn.ModuleList()
         if mix:
@@ -144,10 +150,12 @@ class CrossDecoder(nn.Module):
 
     def forward(self, tokens: Tensor | list[Tensor], kept_ids_BK: Tensor, target_ids_BM: Tensor) -> Tensor:
         """Predict patches: encoder tokens (B, 1 + K, E), of the last or (with mix) of every block -> (B, M, P)."""
-        del kept_ids_BK  # the encoder's tokens carry their positions
+        marks_BKE: Tensor | float = 0.0
+        if self.key_positions_NE is not None:
+            marks_BKE = F.pad(self.key_positions_NE[kept_ids_BK], (0, 0, 1, 0))  # none for the class token
         x = self.mask_token + self.positions_ND[target_ids_BM]
         for block, context in zip(self.blocks, self._contexts(tokens), strict=True):
-            x = block(x, context)
+            x = block(x, context + marks_BKE)
         predicted: Tensor = self.predict(self.norm(x))
         return predicted
 

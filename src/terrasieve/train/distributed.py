@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -99,6 +99,15 @@ def any_of(world: World, flag: bool) -> bool:
     raised = torch.tensor(float(flag), device=world.device)
     dist.all_reduce(raised)
     return bool(raised.item() > 0)
+
+
+def gathered(world: World, items: list[Any]) -> list[Any]:
+    """Put every process's list together, in the order of ranks; the host waits, so only at the end."""
+    if world.size == 1:
+        return items
+    lists: list[Any] = [None] * world.size
+    dist.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
 
 
 def share(world: World, value: str) -> str:

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from terrasieve import keyed
-from terrasieve.batch import Batch
+from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import normalise
 from terrasieve.data.images import Images
 from terrasieve.data.samples import WholeSamples, collate
 from terrasieve.errors import UserError
 from terrasieve.train import checkpoint, picture
-from terrasieve.train.distributed import mean_over
+from terrasieve.train.distributed import gathered, mean_over
 from terrasieve.train.log import Log
 from terrasieve.train.optim import lr_at
 from terrasieve.train.state import State
@@ -50,6 +50,7 @@ class Writer:
         settings = state.settings
         self.log = Log(folder, start, settings.log.wandb) if state.world.leads else None
         self.skipped_images = 0
+        self._unlisted: list[tuple[int, Skip]] = []
         self._pending: _Pending | None = None
         self._sums: dict[str, Tensor] = {}
         self._since = start
@@ -68,6 +69,8 @@ class Writer:
         for skip in batch.skipped:
             self.skipped_images += 1
             self.event("skip_image", step, uri=skip.uri, reason=skip.reason)
+            if not self.log:
+                self._unlisted.append((step, skip))
 
     def after_step(self, done: int, numbers: dict[str, Tensor], due: bool) -> dict[str, float] | None:
         """Write what is due after a step.
@@ -95,7 +98,10 @@ class Writer:
         return line
 
     def finish(self, done: int, interrupted: bool) -> None:
-        """Write the last picture, checkpoint and weights."""
+        """Write the last picture, checkpoint and weights, and what other processes had to skip."""
+        for step, skip in gathered(self.state.world, self._unlisted):
+            self.skipped_images += 1
+            self.event("skip_image", step, uri=skip.uri, reason=skip.reason)
         self.save(done)
         self.picture(done)
         self._weights()
