@@ -23,7 +23,20 @@ ORDER = [
         "methods",
         "train",
     ),
-    *("evaluate", "report", "export", "bench", "recipe", "pretrain", "assess", "display", "demo", "cli", "__main__"),
+    *(
+        "evaluate",
+        "report",
+        "export",
+        "bench",
+        "recipe",
+        "pretrain",
+        "assess",
+        "display",
+        "watch",
+        "demo",
+        "cli",
+        "__main__",
+    ),
 ]
 FILES = sorted(SOURCE.rglob("*.py"))
 BANNED = {"utils", "common", "misc", "helpers", "base", "manager"}

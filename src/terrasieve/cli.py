@@ -125,11 +125,12 @@ def pretrain(
         raise UserError("Give a recipe, or --resume with the folder of a run. See terrasieve pretrain --help.")
     from terrasieve import pretrain as pretraining
     from terrasieve import recipe as recipes
+    from terrasieve.watch import pretrain_watched
 
     settings = pretraining.resumed(resume, given) if resume else recipes.load(str(recipe), given)
     # the option is not called --run, which torchrun would take for one of its own
     folder = resume or folder or pretraining.new_folder(settings)
-    if not _pretrain(settings, folder, resume=resume is not None, stop_at=stop_at):
+    if not pretrain_watched(settings, folder, resume=resume is not None, stop_at=stop_at):
         raise typer.Exit(130)
 
 
@@ -247,48 +248,8 @@ def demo(
     """Do it all on a procedural Earth: write imagery, index, pretrain, evaluate, export, report. Under five minutes."""
     from terrasieve import demo as demonstration
 
-    if not demonstration.run(output, steps, seed, _pretrain):
+    if not demonstration.run(output, steps, seed):
         raise typer.Exit(130)
-
-
-def _pretrain(settings: object, folder: Path, *, resume: bool = False, stop_at: int | None = None) -> bool:
-    """Run a recipe with a progress bar; tell whether it ended without an interruption."""
-    from terrasieve import pretrain as pretraining
-    from terrasieve.display import TrainingBar, err, out
-    from terrasieve.recipe import Recipe
-    from terrasieve.report import write_report
-    from terrasieve.train.distributed import World
-
-    assert isinstance(settings, Recipe)
-    leads = int(os.environ.get("RANK", 0)) == 0
-    with TrainingBar() as bar:
-
-        def start(world: World, found: Recipe, images: int, done: int) -> None:
-            if world.leads:
-                bands = ", ".join(found.image.bands or ())
-                out.print(
-                    f"{found.name}: {images:,} images ({bands}), steps {done:,} to {found.steps:,}, {folder}",
-                    markup=False,
-                )
-                bar.start(done, found.steps)
-
-        outcome = pretraining.pretrain(
-            settings, folder, resume=resume, stop_at=stop_at, on_start=start, on_step=bar.step, on_log=bar.log
-        )
-    if leads:
-        if outcome.skipped_images or outcome.skipped_steps:
-            err.print(
-                f"{outcome.skipped_images} unreadable image(s) were replaced, {outcome.skipped_steps} step(s) left out "
-                f"because a gradient was not finite; {folder / 'log.jsonl'} lists them.",
-                markup=False,
-            )
-        if outcome.step < settings.steps:
-            what = "interrupted" if outcome.interrupted else "stopped"
-            out.print(
-                f"{what} after step {outcome.step}; go on with: terrasieve pretrain --resume {folder}", markup=False
-            )
-        out.print(f"report: {write_report(folder)}", markup=False)
-    return not outcome.interrupted
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import yaml
@@ -20,18 +20,10 @@ from terrasieve.display import counting, out
 from terrasieve.evaluate.protocol import rich_table
 from terrasieve.imagery import earth
 from terrasieve.pretrain import new_folder
-from terrasieve.recipe import Recipe
 from terrasieve.report import write_report
+from terrasieve.watch import pretrain_watched
 
 CHIPS = 2000
-
-
-class Train(Protocol):
-    """Run a recipe in a folder; tell whether it ended without an interruption."""
-
-    def __call__(self, settings: Recipe, folder: Path) -> bool:
-        """Train."""
-        ...
 
 
 def write_earth(
@@ -64,14 +56,13 @@ def write_earth(
     return table
 
 
-def run(output: Path, steps: int | None, seed: int, train: Train) -> bool:
+def run(output: Path, steps: int | None, seed: int) -> bool:
     """Run the demo.
 
     Args:
         output: folder for imagery, run and backbone.
         steps: of training; None = the demo recipe's.
         seed: of everything.
-        train: shows progress as it trains.
 
     Returns:
         False when training was interrupted.
@@ -85,7 +76,7 @@ def run(output: Path, steps: int | None, seed: int, train: Train) -> bool:
     content |= {"data": str(imagery / "manifest.parquet"), "output": str(output), "seed": seed}
     settings = recipe.check(content | ({"steps": steps} if steps else {}), "demo.yaml")
     folder = new_folder(settings)
-    if not train(settings, folder):
+    if not pretrain_watched(settings, folder):
         return False
     with counting("features", "images") as tick:
         scores, task = assess.evaluate_run(folder, f"manifest:{imagery / 'manifest.parquet'}", on_images=tick)
