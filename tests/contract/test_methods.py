@@ -24,7 +24,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "cross_mae", "mix": True},
     {"name": "selective_mae"},
     *({"name": "selective_mae", "policy": policy} for policy in ("hog_sampled", "uniform", "random")),
-    *({"name": "selective_mae", "targets": targets} for targets in ("hog", "random", "all", "learned")),
+    *({"name": "selective_mae", "targets": targets} for targets in ("hog", "random", "learned")),
+    {"name": "selective_mae", "targets": "all", "encode": 0.4},
     {"name": "selective_mae", "order": "far-near-random", "tokens": "content"},
     {"name": "selective_mae", "encode": 0.05, "reconstruct": 0.15},
     {"name": "selective_mae", "key_positions": True},
@@ -180,11 +181,11 @@ def test_overfits_eight_chips(variant: dict[str, Any]) -> None:
     batch = replace(batch, image=smooth / smooth.std(), progress=0.0)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)
     first = last = 0.0
-    for step in range(110):
+    for step in range(130):
         output = method(batch, keyed.generator(0, "mask", 0))
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         value = float(output.metrics.get("reconstruction", output.loss.detach()))
         first, last = (value, value) if step == 0 else (first, value)
-    assert last < 0.7 * first
+    assert last < 0.65 * first
