@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from terrasieve import manifest, recipe
@@ -118,17 +119,22 @@ def _describe(run: Path, settings: Recipe, about: dict[str, Any], images: imager
     """Write recipe.yaml and environment.json, or check that a resumed run still sees the same manifest."""
     path = run / "environment.json"
     if resume and path.exists():
-        before = yaml.safe_load(path.read_text(encoding="utf-8")).get("manifest_hash")
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = stored.get("manifest_hash")
         if before != about["manifest_hash"]:
             raise UserError(
                 f"The manifest {settings.data} is not the one that {run} was started with: its hash is "
                 f"{about['manifest_hash']} instead of {before}. Resume with the same manifest, or start a new run."
             )
+        torch.set_num_threads(stored.get("threads", torch.get_num_threads()))  # sums of other threads round otherwise
         return
     with written_aside(run / "recipe.yaml") as aside:
         aside.write_text(recipe.dump(settings), encoding="utf-8")
     environment = folder.environment(
-        manifest_hash=about["manifest_hash"], manifest_rows=len(images), dtype=images.dtype.name
+        manifest_hash=about["manifest_hash"],
+        manifest_rows=len(images),
+        dtype=images.dtype.name,
+        threads=torch.get_num_threads(),
     )
     about |= {key: environment[key] for key in ("commit", "versions")}
     folder.write_json(path, environment)

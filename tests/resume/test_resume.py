@@ -77,7 +77,8 @@ def start(settings: Recipe, run: Path, *more: str) -> subprocess.Popen[str]:
     path = run.parent / f"{run.name}.yaml"
     path.write_text(recipe.dump(settings))
     command = [sys.executable, "-m", "terrasieve", "pretrain", str(path), *more, "--folder", str(run)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as here: another number of threads rounds sums otherwise
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread)
 
 
 @pytest.mark.slow
@@ -138,6 +139,15 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(tiny: Callable[..., Re
         path.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"No checkpoint in .* can be read"):
         pretrain(settings, tmp_path / "run", resume=True)
+
+
+def test_a_resumed_run_keeps_its_number_of_threads(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Two threads add up in another order than one, so the number belongs to the run, not to who resumes it."""
+    torch.set_num_threads(2)
+    pretrain(tiny(), tmp_path / "run", stop_at=2)
+    torch.set_num_threads(1)
+    pretrain(resumed(tmp_path / "run", []), tmp_path / "run", resume=True)
+    assert torch.get_num_threads() == 2
 
 
 def test_a_resumed_run_keeps_its_recipe_and_its_manifest(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
