@@ -113,7 +113,7 @@ def train(
     writer.event("resume" if start else "start", start, steps=settings.steps)
     done, interrupted = start, False
     try:
-        with _interruptible() as asked:
+        with interruptible() as asked:
             for step, batch in zip(range(start, last), _batches(state, images, start, last), strict=True):
                 writer.saw(batch, step)
                 numbers = train_step(state, batch, step)
@@ -152,7 +152,7 @@ def _batches(state: State, images: Images, start: int, last: int) -> Iterator[Ba
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a question that the loop asks; the second acts at once."""
     asked: list[int] = []
     before: dict[signal.Signals, Any] = {}

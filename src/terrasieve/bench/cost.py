@@ -1,0 +1,179 @@
+"""Cost: what a supervised method's training and inference take at each share of dropped patches, as measured.
+
+Beside ``run``, which compares methods; this compares settings of one, for the sweep. Whole steps and whole predictions
+on real images, since how many patches are kept may depend on what they show: scoring, selection and packing included.
+All settings take turns in one process, so that what disturbs one round disturbs everyone in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from terrasieve import keyed
+from terrasieve.batch import Batch
+from terrasieve.bench.clock import seconds
+from terrasieve.bench.flops import CPU_ATTENTION
+from terrasieve.bench.memory import high_water_kb
+from terrasieve.data.augment import normalise
+from terrasieve.methods import Adapter
+from terrasieve.sieve.ragged import Ragged
+from terrasieve.train import state
+from terrasieve.train.distributed import World
+from terrasieve.train.loop import train_step
+from terrasieve.train.settings import AdaptSettings
+from terrasieve.train.state import State, evaluating
+
+Part = Literal["train", "inference"]
+PARTS: tuple[Part, ...] = ("train", "inference")
+MEMORY_STEPS = 2  # AdamW's moments appear in the first
+MEMORY_NOTE = "growth of a fresh process's resident memory"
+
+
+class Contender:
+    """A setting of a method, ready to train and to predict.
+
+    Attributes:
+        kept: shares of the patches that were encoded in each call since it was last emptied.
+    """
+
+    def __init__(self, settings: AdaptSettings, channels: int, device: str) -> None:
+        """Build the model; mean, std and classes are given in the settings."""
+        self.state: State = state.build(settings, World(0, 1, torch.device(device)), channels)
+        self.kept: list[float] = []
+        self.steps = 0
+        encoder = cast(Any, self.state.method.encoder)
+        encode_kept = encoder.encode_kept
+
+        def counted(patches_BNP: Tensor, kept: Tensor | Ragged | None, *args: Any, **more: Any) -> Any:
+            whole = patches_BNP.shape[0] * patches_BNP.shape[1]
+            count = whole if kept is None else len(kept.ids_T) if isinstance(kept, Ragged) else kept.numel()
+            self.kept.append(count / whole)
+            return encode_kept(patches_BNP, kept, *args, **more)
+
+        encoder.encode_kept = counted
+
+    def train(self, batch: Batch) -> None:
+        """Do one training step: forward, backward, gradient norm, clipping, AdamW."""
+        train_step(self.state, batch, self.steps)
+        self.steps += 1
+
+    def inference(self, batch: Batch) -> None:
+        """Predict one batch."""
+        ready = self.state
+        draw = keyed.generator(ready.settings.seed, "predict", 0, device=ready.world.device)
+        with evaluating(ready), ready.autocast():
+            cast(Adapter, ready.method).predict(normalise(batch, ready.mean, ready.std), draw)
+
+
+def measure_rates(
+    contenders: Sequence[AdaptSettings],
+    batches: Sequence[Batch],
+    *,
+    device: str = "cpu",
+    rounds: int = 5,
+    warmup: int = 2,
+    on_round: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure images/s of training steps and of predictions, and count FLOPs.
+
+    Args:
+        contenders: recipes that differ in what is dropped; the first is what speed-ups are against.
+        batches: real images with their truth, in digital numbers, on the host; round r uses the r-th, all the same.
+        device: "cpu" or "cuda".
+        rounds: turns of everyone; medians are returned.
+        warmup: steps before, which also calibrate a threshold.
+        on_round: called with rounds done and their total.
+
+    Returns:
+        For each contender ``kept_share`` (at inference), and for ``train`` and ``inference``: ``images_per_s``,
+        ``speed_up`` (median of the rounds' own ratios), ``gflop_per_image`` and ``seconds`` of each round.
+    """
+    place = torch.device(device)
+    channels = batches[0].image.shape[1]
+    flops = [{part: gflop_per_image(settings, batches[0], part) for part in PARTS} for settings in contenders]
+    ready = [Contender(settings, channels, device) for settings in contenders]
+    there = [batch.to(place) for batch in batches]
+    for one in ready:
+        for turn in range(warmup):
+            one.train(there[turn % len(there)])
+        one.inference(there[0])
+        one.kept.clear()
+    took: list[dict[Part, list[float]]] = [{part: [] for part in PARTS} for _ in ready]
+    shares: list[list[float]] = [[] for _ in ready]
+    for turn in range(rounds):
+        batch = there[turn % len(there)]
+        for number, one in enumerate(ready):
+            for part in PARTS:
+                one.kept.clear()
+                took[number][part].append(seconds(lambda: getattr(one, part)(batch), place))  # noqa: B023
+            shares[number] += one.kept
+        if on_round:
+            on_round(turn + 1, rounds)
+    size = len(batches[0])
+    return [
+        {
+            "kept_share": fmean(share),
+            **{part: _rate(mine[part], took[0][part], size) | {"gflop_per_image": count[part]} for part in PARTS},
+        }
+        for mine, share, count in zip(took, shares, flops, strict=True)
+    ]
+
+
+def gflop_per_image(settings: AdaptSettings, batch: Batch, part: Part) -> float:
+    """Count GFLOP per image: matrix products, convolutions and attention, as torch counts them on the CPU.
+
+    Args:
+        settings: the recipe; counted in fp32, uncompiled.
+        batch: real images; a training step includes the backward pass, not the optimiser.
+        part: "train" or "inference".
+    """
+    plain = settings.model_copy(update={"precision": "fp32", "compile": "off", "device": "cpu"})
+    one = Contender(plain, batch.image.shape[1], "cpu")
+    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    if part == "inference":
+        one.train(batch)  # a threshold that is learnt in training would keep everything before
+        with counter:
+            one.inference(batch)
+    else:
+        ready, draw = one.state, keyed.generator(0, "bench/flops")
+        with counter:
+            ready.model(normalise(batch, ready.mean, ready.std), draw).loss.backward()
+    return counter.get_total_flops() / 1e9 / len(batch)
+
+
+def peak_mb(settings: AdaptSettings, batch: Batch, part: Part, device: str = "cpu") -> float:
+    """Measure the peak memory of training steps or of predictions, weights included, in MB (10^6 bytes).
+
+    Args:
+        settings: the recipe.
+        batch: real images.
+        part: "train" or "inference".
+        device: on "cpu", how far this process's resident memory grows: call it in a fresh process, once. On "cuda",
+            what torch allocated at most.
+    """
+    cuda = device == "cuda"
+    before = torch.cuda.memory_allocated() if cuda else high_water_kb() * 1024
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    one = Contender(settings, batch.image.shape[1], device)
+    there = batch.to(torch.device(device))
+    for _ in range(MEMORY_STEPS):
+        getattr(one, part)(there)
+    if cuda:
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    return (high_water_kb() * 1024 - before) / 1e6
+
+
+def _rate(mine: list[float], base: list[float], size: int) -> dict[str, Any]:
+    return {
+        "images_per_s": size / median(mine),
+        "speed_up": median(a / b for a, b in zip(base, mine, strict=True)),
+        "seconds": mine,
+    }
