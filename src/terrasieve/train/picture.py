@@ -1,4 +1,4 @@
-"""The reconstruction picture: input, what the encoder saw, what was predicted, one row per image.
+"""The picture of a run: input, what the encoder saw and, of a masked method, what it predicted, one row per image.
 
 Drawn from what a method returns when it is asked for a picture (``methods.reconstruction.paint``).
 """
@@ -24,7 +24,8 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
     """Lay out the picture.
 
     Args:
-        painted: ``patches``, ``kept``, ``targets``, ``predicted`` of :func:`terrasieve.methods.reconstruction.paint`.
+        painted: ``patches`` and ``kept``, and of a masked method ``targets`` and ``predicted``; see
+            :func:`terrasieve.methods.reconstruction.paint`.
         patch_px: side of a patch.
         shape_px: height and width of an image.
         bands: names, to find red, green and blue.
@@ -35,14 +36,15 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
     """
     rgb = _display_bands(bands)
     true = unpatchify(painted["patches"].float().cpu(), patch_px, *shape_px)[:, rgb]
-    guess = unpatchify(painted["predicted"].float().cpu(), patch_px, *shape_px)[:, rgb]
     low, high = (torch.quantile(true.flatten(2), q, dim=2)[..., None, None] for q in (0.02, 0.98))
     span = (high - low).clamp_min(1e-6)
-    true, guess = (((x - low) / span).clamp(0, 1) for x in (true, guess))
-    kept, targets = (_per_pixel(painted[name].cpu(), patch_px, shape_px) for name in ("kept", "targets"))
-    seen = torch.where(kept, true, GREY)
-    predicted = torch.where(kept | targets, guess, GREY)
-    rows = torch.cat([_pad(x) for x in (true, seen, predicted)], dim=-1)
+    kept = _per_pixel(painted["kept"].cpu(), patch_px, shape_px)
+    columns = [true, torch.where(kept, true, GREY * span + low)]
+    if "predicted" in painted:
+        guess = unpatchify(painted["predicted"].float().cpu(), patch_px, *shape_px)[:, rgb]
+        targets = _per_pixel(painted["targets"].cpu(), patch_px, shape_px)
+        columns.append(torch.where(kept | targets, guess, GREY * span + low))
+    rows = torch.cat([_pad(((x - low) / span).clamp(0, 1)) for x in columns], dim=-1)
     picture = torch.cat(list(rows), dim=-2)
     return (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
