@@ -14,6 +14,7 @@ import typer
 
 from terrasieve import __version__
 from terrasieve.errors import UserError
+from terrasieve.sweep.command import sweep
 
 app = typer.Typer(
     name="terrasieve",
@@ -152,6 +153,9 @@ def adapt(
     folder = resume or folder or pretraining.new_folder(settings)
     if not adapt_watched(settings, folder, resume=resume is not None, stop_at=stop_at):
         raise typer.Exit(130)
+
+
+app.command(epilog="Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2")(sweep)
 
 
 @app.command(

@@ -94,7 +94,8 @@ def run_all(
         Whether all were run to an end of their own.
     """
     start_server()
-    waiting, running, told = deque(tasks), [], False
+    waiting, told = deque(tasks), False
+    running: list[_Process] = []
     try:
         while running or (waiting and not stopped()):
             while waiting and len(running) < side_by_side and not stopped():
@@ -103,7 +104,7 @@ def run_all(
                 told = True
                 for process in running:
                     process.interrupt()
-            connection.wait([process.sentinel for process in running], timeout=POLL_S)
+            connection.wait([process.answer for process in running], timeout=POLL_S)
             for process in [process for process in running if process.ended]:
                 running.remove(process)
                 on_end(process.task, process.ending())
@@ -130,10 +131,6 @@ class _Process:
         self.process.start()
         theirs.close()
         self.sent: tuple[str, str, Any] | None = None
-
-    @property
-    def sentinel(self) -> Any:
-        return self.answer
 
     @property
     def ended(self) -> bool:
