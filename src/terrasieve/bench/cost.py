@@ -7,7 +7,11 @@ All settings take turns in one process, so that what disturbs one round disturbs
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal, cast
 
@@ -32,7 +36,7 @@ from terrasieve.train.state import State, evaluating
 Part = Literal["train", "inference"]
 PARTS: tuple[Part, ...] = ("train", "inference")
 MEMORY_STEPS = 2  # AdamW's moments appear in the first
-MEMORY_NOTE = "growth of a fresh process's resident memory"
+MEMORY_NOTE = "growth of a process's resident memory over two steps, weights included, after a step on two images"
 
 
 class Contender:
@@ -154,21 +158,37 @@ def peak_mb(settings: AdaptSettings, batch: Batch, part: Part, device: str = "cp
         settings: the recipe.
         batch: real images.
         part: "train" or "inference".
-        device: on "cpu", how far this process's resident memory grows: call it in a fresh process, once. On "cuda",
-            what torch allocated at most.
+        device: on "cpu", how far this process's resident memory grows: call it in a fresh process, once, since what
+            was freed before would be used again. On "cuda", what torch allocated at most.
     """
-    cuda = device == "cuda"
-    before = torch.cuda.memory_allocated() if cuda else high_water_kb() * 1024
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    one = Contender(settings, batch.image.shape[1], device)
-    there = batch.to(torch.device(device))
+    warm = Contender(settings, batch.image.shape[1], device)
+    getattr(warm, part)(batch.part(0, 2).to(torch.device(device)))  # what is loaded for a first step is not the model's
+    del warm
+    before = _settled_mb(device)
+    one, there = Contender(settings, batch.image.shape[1], device), batch.to(torch.device(device))
     for _ in range(MEMORY_STEPS):
         getattr(one, part)(there)
-    if cuda:
+    return _peak_mb(device) - before
+
+
+def _settled_mb(device: str) -> float:
+    """Give back what nobody uses, forget the peak so far, and return what is left."""
+    gc.collect()
+    if device == "cuda":
         torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    return (high_water_kb() * 1024 - before) / 1e6
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError, AttributeError):  # Linux and glibc; elsewhere an earlier peak stays
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+    return _peak_mb(device)
+
+
+def _peak_mb(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 1e6
+    return high_water_kb() * 1024 / 1e6
 
 
 def _rate(mine: list[float], base: list[float], size: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Between ``plan`` and ``run``. Speeds alone, one after another in one process; me
 
 from __future__ import annotations
 
-import tempfile
+import pickle
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from terrasieve import adapt, recipe
+from terrasieve.batch import Batch
 from terrasieve.bench import cost
 from terrasieve.bench.memory import HOW
 from terrasieve.data.loader import LoaderSettings, train_batches
@@ -39,6 +40,7 @@ class Record(Protocol):
 def measure(
     record: Record,
     settings: Sequence[Setting],
+    task: Path,
     jobs: int,
     rounds: int,
     stopped: Callable[[], bool],
@@ -57,33 +59,32 @@ def measure(
     recipes = [recipe_of(record.base, Setting(record.base.seed, ratio, policy)) for policy, ratio in pairs]
     contents = [one.model_dump(mode="json") for one in recipes]
     rows: list[dict[str, Any]] = [{"policy": policy, "ratio": ratio} for policy, ratio in pairs]
-    with tempfile.TemporaryDirectory() as place:
-        batches, output = Path(place) / "batches.pt", record.folder / "output" / "costs.txt"
-        reading = Task("batches", read_batches, (contents[0], batches), output)
-        speeds = Task("speeds", rates, (contents, batches, rounds), output)
-        memory = [
-            Task(f"{number} {part}", peak, (content, batches, part), output)
-            for number, content in enumerate(contents)
-            for part in cost.PARTS
-        ]
-        found: dict[str, Any] = {}
+    batches, output = task.with_name("batches.pickle"), record.folder / "output" / "costs.txt"
+    reading = Task("batches", read_batches, (contents[0], task, batches), output)
+    speeds = Task("speeds", rates, (contents, batches, rounds), output)
+    memory = [
+        Task(f"{number} {part}", peak, (content, batches, part), output)
+        for number, content in enumerate(contents)
+        for part in cost.PARTS
+    ]
+    found: dict[str, Any] = {}
 
-        def ended(task: Task, ending: Ending) -> None:
-            found[task.name] = ending.result
-            if ending.state == "failed":
-                record.content["problems"].append(f"Measuring costs ({task.name}) failed: {ending.message}")
+    def ended(measured: Task, ending: Ending) -> None:
+        found[measured.name] = ending.result
+        if ending.state == "failed":
+            record.content["problems"].append(f"Measuring costs ({measured.name}) failed: {ending.message}")
 
-        for words, tasks, side_by_side in (
-            ("reading batches", [reading], 1),
-            (f"measuring the speed of {len(pairs)} settings", [speeds], 1),
-            ("measuring memory", memory, jobs),
-        ):
-            on_words(words)
-            if not run_all(tasks, side_by_side, stopped, ended):
-                return False
-            if record.content["problems"]:
-                record.write()
-                return True
+    for words, tasks, side_by_side in (
+        ("reading batches", [reading], 1),
+        (f"measuring the speed of {len(pairs)} settings", [speeds], 1),
+        ("measuring memory", memory, jobs),
+    ):
+        on_words(words)
+        if not run_all(tasks, side_by_side, stopped, ended):
+            return False
+        if record.content["problems"]:
+            record.write()
+            return True
     for number, row in enumerate(rows):
         row |= found["speeds"][number]
         for part in cost.PARTS:
@@ -94,15 +95,16 @@ def measure(
     return True
 
 
-def read_batches(content: dict[str, Any], path: Path) -> None:
+def read_batches(content: dict[str, Any], task: Path, path: Path) -> None:
     """Keep a few of a recipe's training batches in a file."""
     settings = recipe.check(content, "of the sweep", AdaptRecipe)
-    train = adapt.divide(settings).parts["train"]
+    divided: adapt.Divided = pickle.loads(task.read_bytes())  # written by this sweep a moment ago
+    train = divided.parts["train"]
     batches = train_batches(
         train.images, settings.image, LoaderSettings(workers=0), seed=settings.seed, steps=range(BATCHES),
         batch_size=settings.batch_size, truth=train.truth,
     )  # fmt: skip
-    torch.save(list(islice(batches, BATCHES)), path)
+    path.write_bytes(pickle.dumps(list(islice(batches, BATCHES))))
 
 
 def rates(contents: list[dict[str, Any]], path: Path, rounds: int) -> list[dict[str, Any]]:
@@ -122,8 +124,8 @@ def device_of(settings: AdaptRecipe) -> str:
     return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _load(path: Path) -> list[Any]:
-    batches: list[Any] = torch.load(path, weights_only=False)  # written by this sweep a moment ago
+def _load(path: Path) -> list[Batch]:
+    batches: list[Batch] = pickle.loads(path.read_bytes())
     return batches
 
 

@@ -7,6 +7,8 @@ holds ``sweep.json  sweep.csv  report.html  figures/  runs/  output/``; whatever
 from __future__ import annotations
 
 import json
+import pickle
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,12 +90,14 @@ def sweep(
     planning.check_base(base, settings)
     if jobs < 1:
         raise UserError(f"sweep: --jobs {jobs} is less than 1.")
-    with held(folder), interruptible() as stopped:
+    with held(folder), tempfile.TemporaryDirectory() as scratch, interruptible() as stopped:
         on_words("reading the task")
-        record = _Record(folder, _prepared(base, folder, stopped))
-        interrupted = not _run(record, settings, jobs, stopped, on_progress)
+        task = Path(scratch) / "task.pickle"
+        record = _Record(folder, _prepared(base, folder, task, stopped))
+        on_words("sweep")
+        interrupted = not _run(record, settings, task, jobs, stopped, on_progress)
         if rounds and not interrupted:
-            interrupted = not costing.measure(record, settings, jobs, rounds, stopped, on_words)
+            interrupted = not costing.measure(record, settings, task, jobs, rounds, stopped, on_words)
         on_words("writing the report")
         report = write_sweep_page(folder, record.content)
         rows = [record.rows[setting.name] for setting in settings]
@@ -170,11 +174,11 @@ class _Record:
         write_json(self.path, self.content)
 
 
-def _prepared(base: AdaptRecipe, folder: Path, stopped: Callable[[], bool]) -> dict[str, Any]:
-    """Complete the recipe once, in a process of its own: all runs normalise by the same statistics."""
-    task = Task("prepare", prepare, (base.model_dump(mode="json"),), folder / "output" / "prepare.txt")
+def _prepared(base: AdaptRecipe, folder: Path, task: Path, stopped: Callable[[], bool]) -> dict[str, Any]:
+    """Find the task and complete the recipe, once and in a process of its own: all runs normalise alike."""
+    preparing = Task("prepare", prepare, (base.model_dump(mode="json"), task), folder / "output" / "prepare.txt")
     endings: list[Ending] = []
-    run_all([task], 1, stopped, lambda _, ending: endings.append(ending))
+    run_all([preparing], 1, stopped, lambda _, ending: endings.append(ending))
     if not endings or endings[0].state == "interrupted":
         raise KeyboardInterrupt
     if endings[0].state == "failed":
@@ -183,10 +187,11 @@ def _prepared(base: AdaptRecipe, folder: Path, stopped: Callable[[], bool]) -> d
     return result
 
 
-def prepare(content: dict[str, Any]) -> dict[str, Any]:
-    """Find a recipe's images; return the recipe completed with what they say, and their manifest's hash."""
+def prepare(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Keep a recipe's images in a file; return the recipe completed with what they say, and their hash."""
     base = recipe.check(content, "of the sweep", AdaptRecipe)
     task = adapt.divide(base)
+    path.write_bytes(pickle.dumps(task))
     completed = adapt.completed(base, task)
     return {"recipe": completed.model_dump(mode="json"), "manifest_hash": manifest.content_hash(task.table)}
 
@@ -194,6 +199,7 @@ def prepare(content: dict[str, Any]) -> dict[str, Any]:
 def _run(
     record: _Record,
     settings: Sequence[Setting],
+    task: Path,
     jobs: int,
     stopped: Callable[[], bool],
     on_progress: Callable[[Progress], None],
@@ -207,7 +213,7 @@ def _run(
             record.put_scores(setting, scores)
             continue
         record.put(setting, "unfinished" if state == "unfinished" else "waiting")
-        arguments = (wanted.model_dump(mode="json"), place, state == "unfinished")
+        arguments = (wanted.model_dump(mode="json"), task, place, state == "unfinished")
         output = record.folder / "output" / f"{setting.name}.txt"
         tasks[setting.name] = (Task(setting.name, run_one, arguments, output), setting)
     total, left = len(settings), dict.fromkeys(tasks)
@@ -231,15 +237,16 @@ def _run(
     return run_all([task for task, _ in tasks.values()], jobs, stopped, ended)
 
 
-def run_one(content: dict[str, Any], run: Path, resume: bool) -> None:
+def run_one(content: dict[str, Any], task: Path, run: Path, resume: bool) -> None:
     """Do one run in this process; it stops, resumably, when the sweep dies."""
+    divided = pickle.loads(task.read_bytes())  # written by this sweep a moment ago
 
     def step(_: int) -> None:
         if parent_is_gone():
             raise KeyboardInterrupt
 
     settings = recipe.check(content, f"of run {run.name}", AdaptRecipe)
-    if adapt.adapt(settings, run, resume=resume, on_step=step).interrupted:
+    if adapt.adapt(settings, run, resume=resume, task=divided, on_step=step).interrupted:
         raise KeyboardInterrupt
 
 
