@@ -31,6 +31,8 @@ ORDER = [
         "recipe",
         "pretrain",
         "assess",
+        "adapt",
+        "sweep",
         "display",
         "watch",
         "demo",

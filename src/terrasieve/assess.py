@@ -51,7 +51,7 @@ def load_run(run: Path) -> tuple[Recipe | AdaptRecipe, Encoder]:
 
 
 def _encoder(settings: Recipe | AdaptRecipe) -> Encoder:
-    """Build the encoder of a completed recipe with random weights."""
+    """Build the encoder of a completed recipe, with random weights wherever its training began."""
     untrained = settings.encoder.model_copy(update={"weights": None})
     return Encoder(untrained, len(settings.image.bands or ()), settings.image.shape_px, settings.seed).eval()
 
