@@ -48,8 +48,9 @@ def load_run(run: Path) -> tuple[Recipe, Encoder]:
 
 
 def _encoder(settings: Recipe) -> Encoder:
-    """Build the encoder of a completed recipe as it was before the first step."""
-    return Encoder(settings.encoder, len(settings.image.bands or ()), settings.image.shape_px, settings.seed).eval()
+    """Build the encoder of a completed recipe, with random weights wherever its training began."""
+    untrained = settings.encoder.model_copy(update={"weights": None})
+    return Encoder(untrained, len(settings.image.bands or ()), settings.image.shape_px, settings.seed).eval()
 
 
 def evaluate_run(

@@ -44,6 +44,9 @@ class Batch:
         time: (B,) float64, seconds since 1970-01-01 UTC; NaN when unknown.
         index: (B,) int64, row of the manifest.
         valid: (B, H, W) bool, False where there is no data; None when every pixel of the batch is real.
+        label: (B,) int64 class, or (B, C) float32 in [0, 1]: several labels, or soft ones after mixup; None without.
+        mask: (B, H, W) int64 class of each pixel, 255 where it is not scored; None without.
+        redundancy: (B, N) float32, each patch's score computed beforehand (see ``sieve.similarity``); None without.
         rows: the micro-batch's place in the global batch; None outside training.
         progress: fraction of training done before this step, in [0, 1).
         skipped: images that could not be read in the making of this batch.
@@ -55,6 +58,9 @@ class Batch:
     time: Tensor
     index: Tensor
     valid: Tensor | None = None
+    label: Tensor | None = None
+    mask: Tensor | None = None
+    redundancy: Tensor | None = None
     rows: Rows | None = None
     progress: float = 0.0
     skipped: tuple[Skip, ...] = ()

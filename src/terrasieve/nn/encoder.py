@@ -6,20 +6,24 @@ backbone loads into ``timm.create_model``. Positions are those of the full grid,
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from terrasieve import keyed
 from terrasieve.errors import UserError
+from terrasieve.nn import weights
+from terrasieve.nn.packed import PackedBlock, Packing
 from terrasieve.nn.patches import patchify, take
 from terrasieve.nn.position import sincos_2d
 from terrasieve.section import Section
+from terrasieve.sieve.ragged import Ragged, take_ragged
 
 Pool = Literal["mean", "cls"]
 
@@ -31,11 +35,30 @@ class EncoderSettings(Section):
         name: timm's name of a plain ViT; Ti, S, B and L are named here, any other plain ViT of timm works too.
         patch_px: side of a patch in pixels; divides the image's sides.
         depth: number of blocks; None = the named ViT's own.
+        weights: where training begins. None = at random; ``imagenet`` = timm's pretrained weights of that name; else a
+            run's folder, an exported folder or a ``.safetensors`` file of ours.
+        drop_path: stochastic depth, the last block's probability of being left out; rises linearly from 0.
     """
 
     name: str = "vit_small_patch16_224"
     patch_px: int = Field(default=16, gt=0)
     depth: int | None = Field(default=None, gt=0)
+    weights: str | None = None
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Encoded(NamedTuple):
+    """What the encoder made of the kept patches.
+
+    Attributes:
+        cls_BD: class tokens, after the final norm.
+        tokens: (B, K, D), or (T, D) for a ragged layout; after the final norm, without the class token.
+        taps: outputs of the asked blocks, laid out as ``tokens``, not normed.
+    """
+
+    cls_BD: Tensor
+    tokens: Tensor
+    taps: list[Tensor]
 
 
 class Encoder(nn.Module):
@@ -57,7 +80,8 @@ class Encoder(nn.Module):
             seed: of the initial weights.
 
         Raises:
-            UserError: if the patch does not divide the image, or timm has no plain ViT of that name.
+            UserError: if the patch does not divide the image, timm has no plain ViT of that name, or the weights to
+                begin with cannot be had or do not fit.
         """
         super().__init__()
         p = settings.patch_px
@@ -76,26 +100,21 @@ class Encoder(nn.Module):
         }
         self.arguments |= {"depth": settings.depth} if settings.depth else {}
         self.name = settings.name
-        try:
-            model = timm.create_model(settings.name, num_classes=0, **self.arguments)
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-            raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
-        if not isinstance(model, VisionTransformer) or model.num_prefix_tokens != 1 or model.pos_embed is None:
-            raise UserError(
-                f"encoder.name: {settings.name!r} is not a plain ViT with one class token. "
-                "Use vit_tiny_patch16_224, vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch16_224."
-            )
-        self.vit: VisionTransformer = model
-        self.width = model.embed_dim
+        self.vit = _build(settings, self.arguments)
+        self.width = self.vit.embed_dim
         self.patch_values = channels * p * p
-        initialise(self.vit, seed, "encoder")
-        positions = sincos_2d(*self.grid, self.width)
-        self.positions.data = torch.cat([torch.zeros(1, self.width), positions])[None]
-        self.positions.requires_grad_(False)
+        self.drop_path = settings.drop_path
+        if settings.weights is None:
+            initialise(self.vit, seed, "encoder")
+            positions = sincos_2d(*self.grid, self.width)
+            self.positions.data = torch.cat([torch.zeros(1, self.width), positions])[None]
+        elif settings.weights != "imagenet":
+            weights.load(self.vit, settings.weights, p, self.grid)
+        self.positions.requires_grad_(settings.weights == "imagenet")
 
     @property
     def positions(self) -> nn.Parameter:
-        """Fixed positions of the class token (zero) and of the grid, (1, 1 + N, D)."""
+        """Positions of the class token and of the grid, (1, 1 + N, D); learnt further only with timm's own weights."""
         return cast(nn.Parameter, self.vit.pos_embed)
 
     @property
@@ -128,9 +147,11 @@ class Encoder(nn.Module):
             ids_BK: their places on the grid; None for the full grid in order.
             every_block: return the outputs of all blocks, the last one normed.
         """
-        tokens_BKD = self.embed(patches_BKP, ids_BK)
-        cls = (cast(Tensor, self.vit.cls_token) + self.positions[:, :1]).expand(tokens_BKD.shape[0], -1, -1)
-        x = self.vit.norm_pre(torch.cat([cls.to(tokens_BKD.dtype), tokens_BKD], dim=1))
+        if self.training and self.drop_path:
+            raise UserError(
+                f"encoder.drop_path: {self.drop_path} is for supervised methods; pretraining drops no paths; set 0."
+            )
+        x = self._join(self.embed(patches_BKP, ids_BK))
         outputs: list[Tensor] = []
         for block in self.vit.blocks:
             x = block(x)
@@ -138,6 +159,64 @@ class Encoder(nn.Module):
                 outputs.append(x)
         last: Tensor = self.vit.norm(x)
         return [*outputs[:-1], last] if every_block else last
+
+    def encode_kept(
+        self,
+        patches_BNP: Tensor,
+        kept: Tensor | Ragged | None,
+        taps: Sequence[int] = (),
+        path_noise_BE: Tensor | None = None,
+    ) -> Encoded:
+        """Encode the kept ones of all patches, at their places on the full grid.
+
+        Args:
+            patches_BNP: all flat patches, see :func:`terrasieve.nn.patches.patchify`.
+            kept: ids (B, K); a ragged layout; None for all.
+            taps: blocks, counted from 0, whose outputs are wanted as well, in this order.
+            path_noise_BE: uniform in [0, 1), decides which branches are left out, E = 2 x blocks; needed in training
+                with ``drop_path`` (``methods.reconstruction.draw_noise`` makes it), not looked at otherwise.
+
+        Raises:
+            ValueError: if there is no such block, or no noise where it is needed.
+        """
+        depth = len(self.vit.blocks)
+        if not all(0 <= tap < depth for tap in taps):
+            raise ValueError(f"taps {tuple(taps)}: the blocks are 0 to {depth - 1}")
+        packing: Packing | None = None
+        if isinstance(kept, Ragged):
+            packing = Packing.of(kept, patches_BNP.shape[1])
+            tokens_TD = self.embed(take_ragged(patches_BNP, kept)[None], kept.ids_T[None])[0]
+            cls = cast(Tensor, self.vit.cls_token) + self.positions[:, :1]
+            x = self.vit.norm_pre(packing.join(cls[0], tokens_TD))
+        else:
+            x = self._join(self.embed(patches_BNP if kept is None else take(patches_BNP, kept), kept))
+        outputs: dict[int, Tensor] = {}
+        for number, block in enumerate(self.vit.blocks):
+            x = block(x, packing, self._scales(number, path_noise_BE, packing))
+            if number in taps:
+                outputs[number] = _split(x, packing)[1]
+        cls_BD, tokens = _split(self.vit.norm(x), packing)
+        return Encoded(cls_BD, tokens, [outputs[tap] for tap in taps])
+
+    def _join(self, tokens_BKD: Tensor) -> Tensor:
+        cls = (cast(Tensor, self.vit.cls_token) + self.positions[:, :1]).expand(tokens_BKD.shape[0], -1, -1)
+        joined: Tensor = self.vit.norm_pre(torch.cat([cls.to(tokens_BKD.dtype), tokens_BKD], dim=1))
+        return joined
+
+    def _scales(
+        self, number: int, path_noise_BE: Tensor | None, packing: Packing | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the factors on a block's two branches: 1 / (1 - rate), or 0 for images that go around."""
+        rate = self.drop_path * number / max(len(self.vit.blocks) - 1, 1)
+        if not (self.training and self.drop_path):
+            return None
+        if path_noise_BE is None:
+            raise ValueError("drop_path needs path_noise_BE in training")
+        scale_B2 = (path_noise_BE[:, 2 * number : 2 * number + 2] >= rate).float() / (1 - rate)
+        if packing is not None:
+            scale_S2 = scale_B2.index_select(0, packing.rows_S)
+            return scale_S2[:, :1], scale_S2[:, 1:]
+        return scale_B2[:, :1, None], scale_B2[:, 1:, None]
 
     def encode(self, images_BCHW: Tensor, ids_BK: Tensor | None = None) -> Tensor:
         """Encode normalised images, all patches or those at ``ids_BK``: (B, 1 + K, D)."""
@@ -153,6 +232,32 @@ class Encoder(nn.Module):
         """
         tokens = self.encode(images_BCHW)
         return tokens[:, 1:].mean(dim=1) if pool == "mean" else tokens[:, 0]
+
+
+def _build(settings: EncoderSettings, arguments: dict[str, Any]) -> VisionTransformer:
+    """Build timm's ViT, whose blocks learn to take packed tokens."""
+    if settings.weights == "imagenet":
+        model = weights.pretrained(settings.name, arguments)
+    else:
+        try:
+            model = timm.create_model(settings.name, num_classes=0, **arguments)
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
+    plain = isinstance(model, VisionTransformer) and all(type(block) is Block for block in model.blocks)
+    if not plain or model.num_prefix_tokens != 1 or model.pos_embed is None:
+        raise UserError(
+            f"encoder.name: {settings.name!r} is not a plain ViT with one class token. "
+            "Use vit_tiny_patch16_224, vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch16_224."
+        )
+    vit = cast(VisionTransformer, model)
+    for block in vit.blocks:
+        block.__class__ = PackedBlock  # the same parts under the same names, so the state dict stays timm's
+    return vit
+
+
+def _split(x: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
+    """Take class tokens and patches apart."""
+    return (x[:, 0], x[:, 1:]) if packing is None else packing.split(x)
 
 
 def initialise(module: nn.Module, seed: int, name: str) -> None:

@@ -1,0 +1,171 @@
+"""Weights: where a ViT's training begins, when not at random.
+
+Called by ``encoder``: timm's pretrained weights, or ours from a run's folder, an exported folder or a bare file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import timm
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from terrasieve.errors import UserError
+
+
+class Found(NamedTuple):
+    """Weights and what is known of them: the ViT's name, bands, and the grid of patches, rows and columns."""
+
+    path: Path
+    state: dict[str, Tensor]
+    name: str | None = None
+    bands: tuple[str, ...] = ()
+    grid: tuple[int, int] | None = None
+
+
+def pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Build timm's ViT with the weights that timm has for it, fitted to other bands, patch and grid by timm.
+
+    Raises:
+        UserError: if they cannot be fetched or do not fit.
+    """
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise UserError(
+            f"encoder.weights: timm's pretrained weights of {name!r} cannot be had: {_first_line(error)} They are "
+            "fetched once from the Hugging Face hub and kept in its cache; on a machine without network, copy the "
+            "cache (HF_HOME) from one that has them, or give encoder.weights a file or folder of ours."
+        ) from error
+
+
+def load(vit: VisionTransformer, source: str, patch_px: int, grid: tuple[int, int]) -> None:
+    """Load weights of ours into a ViT, all of them; positions are resampled if the grid of patches is another.
+
+    Args:
+        vit: is changed in place.
+        source: a run's folder, an exported folder or a ``.safetensors`` file.
+        patch_px, grid: of the ViT.
+
+    Raises:
+        UserError: if there are none, or they are of another ViT, patch or number of bands.
+    """
+    found = find(Path(source))
+    mine = cast(dict[str, Tensor], vit.state_dict())
+    _check(found, mine, patch_px)
+    positions = found.state["pos_embed"]
+    old = found.grid or _grid_of(found, positions.shape[1] - 1, grid)
+    positions = resample_abs_pos_embed(positions, list(grid), list(old), num_prefix_tokens=1)
+    vit.load_state_dict(found.state | {"pos_embed": positions})
+
+
+def find(path: Path) -> Found:
+    """Read weights and what stands beside them.
+
+    Raises:
+        UserError: if ``path`` is none of what is known.
+    """
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        if not (path / "weights.safetensors").is_file():
+            raise UserError(
+                f"encoder.weights: the run {path} has no weights.safetensors yet; let it end, or stop it with Ctrl-C."
+            )
+        recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+        image, encoder = recipe.get("image", {}), recipe.get("encoder", {})
+        size, patch_px = image.get("size_px"), encoder.get("patch_px", 16)
+        return Found(
+            path,
+            _read(path / "weights.safetensors"),
+            encoder.get("name"),
+            tuple(image.get("bands") or ()),
+            _grid(size, patch_px),
+        )
+    if path.is_dir() and (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        arguments, about = config.get("model_args", {}), config.get("terrasieve", {})
+        grid = _grid(arguments.get("img_size"), arguments.get("patch_size", 16))
+        bands = tuple(about.get("bands") or ())
+        return Found(path, _read(path / "model.safetensors"), config.get("architecture"), bands, grid)
+    if path.is_file() and path.suffix == ".safetensors":
+        return Found(path, _read(path))
+    raise UserError(
+        f"encoder.weights: {str(path)!r} {'holds no weights' if path.exists() else 'does not exist'}. Give 'imagenet', "
+        "a run's folder (with recipe.yaml and weights.safetensors), an exported folder (config.json and "
+        "model.safetensors) or a .safetensors file."
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"encoder.weights: {path} cannot be read: {error}. Write or copy it again.") from error
+
+
+def _check(found: Found, mine: dict[str, Tensor], patch_px: int) -> None:
+    """Compare what decides a ViT's shape, so that a mismatch is told in the recipe's words."""
+    if "patch_embed.proj.weight" not in found.state or "pos_embed" not in found.state:
+        raise UserError(f"encoder.weights: {found.path} does not hold a ViT of ours (no patch_embed, no pos_embed).")
+    width, bands, patch, _ = found.state["patch_embed.proj.weight"].shape
+    my_width, my_bands = mine["patch_embed.proj.weight"].shape[:2]
+    named = f" ({', '.join(found.bands)})" if found.bands else ""
+    origin = f" of {found.name}" if found.name else ""
+    for what, theirs, wanted, mend in (
+        ("width", width, my_width, f"set encoder.name to the ViT that they are of{origin and f', {found.name}'}"),
+        ("number of bands", f"{bands}{named}", str(my_bands), "choose the same bands with image.bands"),
+        ("patch_px", patch, patch_px, f"set encoder.patch_px={patch}"),
+        ("depth", _depth(found.state), _depth(mine), f"set encoder.depth={_depth(found.state)}"),
+    ):
+        if str(theirs).partition(" ")[0] != str(wanted):
+            raise UserError(
+                f"encoder.weights: the weights{origin} in {found.path} have {what} {theirs}, the encoder of this "
+                f"recipe has {wanted}; {mend}, or take other weights."
+            )
+    wrong = sorted(
+        key
+        for key in {*found.state, *mine}
+        if key != "pos_embed"
+        and (key not in mine or key not in found.state or mine[key].shape != found.state[key].shape)
+    )
+    if wrong:
+        raise UserError(
+            f"encoder.weights: {found.path} is of another ViT: {len(wrong)} tensors are missing, surplus or of another "
+            f"shape, {wrong[0]} among them; set encoder.name to the ViT that the weights are of."
+        )
+
+
+def _depth(state: dict[str, Tensor]) -> int:
+    return 1 + max((int(key.split(".")[1]) for key in state if key.startswith("blocks.")), default=-1)
+
+
+def _grid(size: Any, patch_px: int) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height) // patch_px, int(width) // patch_px
+
+
+def _grid_of(found: Found, patches: int, mine: tuple[int, int]) -> tuple[int, int]:
+    """Guess a bare file's grid: this encoder's if the number fits, else a square."""
+    side = math.isqrt(patches)
+    if patches == mine[0] * mine[1]:
+        return mine
+    if side * side != patches:
+        raise UserError(
+            f"encoder.weights: {found.path} has positions of {patches} patches, which are no square; give the run's or "
+            "the exported folder, which says how they lie."
+        )
+    return side, side
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return line if line.endswith(".") else f"{line}."
