@@ -26,6 +26,7 @@ from terrasieve.data.images import Images
 from terrasieve.errors import UserError
 from terrasieve.evaluate.reading import chunked, over_images
 from terrasieve.methods.dropping import DropSettings
+from terrasieve.methods.reconstruction import share_valid
 from terrasieve.nn.encoder import Encoder
 from terrasieve.nn.patches import patchify
 from terrasieve.section import Section
@@ -34,7 +35,6 @@ from terrasieve.sieve.similarity import Reduction, effective_rank, redundancy
 from terrasieve.train.checkpoint import written_aside
 
 Source = Literal["pixels", "embeddings", "features"]
-REAL_SHARE = 0.5  # a patch with a smaller share of real pixels counts as no-data
 GREY_LEVELS, GREY_SPAN = 256, 3.0  # entropy: levels between plus and minus so many standard deviations
 RICH_SHARE = 0.25
 SCORES = ("cosine_mean", "cosine_largest", "cover_kept", "hog_energy", "hog_share", "entropy_bits", "effective_rank")
@@ -68,11 +68,12 @@ def tokens_of(image_BCHW: Tensor, patch_px: int, of: Source, encoder: Encoder | 
 
 
 def real_patches(batch: Batch, patch_px: int) -> Tensor:
-    """Return (B, N) bool: patches of which at least half the pixels are real."""
+    """Return (B, N) bool: patches with a real pixel, as training counts them."""
+    share_BN = share_valid(batch, patch_px)
+    if share_BN is not None:
+        return share_BN > 0
     B, _, H, W = batch.image.shape
-    if batch.valid is None:
-        return torch.ones(B, (H // patch_px) * (W // patch_px), dtype=torch.bool, device=batch.image.device)
-    return patchify(batch.valid[:, None].float(), patch_px).mean(dim=-1) >= REAL_SHARE
+    return torch.ones(B, (H // patch_px) * (W // patch_px), dtype=torch.bool, device=batch.image.device)
 
 
 def image_scores(batch: Batch, settings: RedundancySettings, encoder: Encoder | None = None) -> dict[str, Tensor]:

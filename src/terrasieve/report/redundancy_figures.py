@@ -66,6 +66,7 @@ def spreads(name: str, groups: Sequence[tuple[str, Values]]) -> str:
     low, high = limits(np.concatenate([values for _, values in groups]))
     across = Axis(low, high, NAME_PX, WIDE_PX - 62)
     height = ROW_PX * len(groups) + 26
+    bins = int(np.clip(2 * math.sqrt(np.median([len(values) for _, values in groups])), 12, 2 * BINS))
     body = []
     for tick in across.ticks(8):
         x = f"{across(tick):.1f}"
@@ -73,7 +74,7 @@ def spreads(name: str, groups: Sequence[tuple[str, Values]]) -> str:
         body.append(_tick_label(across, tick, height - 6))
     for number, (label, values) in enumerate(groups):
         floor = ROW_PX * (number + 1) - 3
-        counts, edges = np.histogram(values.clip(low, high), 2 * BINS, (low, high))
+        counts, edges = np.histogram(values.clip(low, high), bins, (low, high))
         tall = (ROW_PX - 6) / counts.max()
         steps = "".join(
             f"V{floor - tall * count:.1f}H{across(float(right)):.1f}"
