@@ -87,7 +87,7 @@ def adapt(
         refuse_taken(run, settings, world, resume)
         task = divide(settings)
         train = task.parts["train"]
-        settings = _completed(settings, task)
+        settings = completed(settings, task)
         monitor = _monitor(settings, task.kind)
         _check_pairs(settings, world)
         with folder.held(run) if world.leads else nullcontext():
@@ -163,7 +163,7 @@ def _check_sizes(settings: AdaptRecipe, parts: dict[str, Part]) -> None:
             )
 
 
-def _completed(settings: AdaptRecipe, task: Divided) -> AdaptRecipe:
+def completed(settings: AdaptRecipe, task: Divided) -> AdaptRecipe:
     """Fill in what the data say: bands, mean and standard deviation, the method's classes and their weights."""
     labels = task.parts["train"].truth.labels
     weights = None

@@ -119,7 +119,7 @@ def train(
     writer.event("resume" if start else "start", start, steps=settings.steps)
     done, interrupted = start, False
     try:
-        with _interruptible() as asked:
+        with interruptible() as asked:
             for step, batch in zip(range(start, last), _batches(state, images, truth, start, last), strict=True):
                 writer.saw(batch, step)
                 numbers = train_step(state, batch, step)
@@ -161,7 +161,7 @@ def _batches(state: State, images: Images, truth: Truth | None, start: int, last
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a question that the loop asks; the second acts at once."""
     asked: list[int] = []
     before: dict[signal.Signals, Any] = {}
