@@ -1,58 +1,36 @@
 """Fine-tuning from a recipe to a run folder: what the command ``terrasieve adapt`` does.
 
-After ``pretrain`` and ``assess``, whose folder and task handling it shares: finds the task's images and truth, divides
-them into train, validation and test, completes the recipe, trains by ``train.loop``, and scores the best weights on
-the test images.
+After ``pretrain``, whose folder handling it shares: divides the task's images, completes the recipe with what they
+say, trains by ``train.loop`` with a validation now and then, and scores the best weights on the test images.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from terrasieve import assess, manifest
-from terrasieve.data.truth import Truth
+from terrasieve import manifest
 from terrasieve.errors import UserError
-from terrasieve.evaluate import finetune, tasks
-from terrasieve.evaluate.finetune import Part
-from terrasieve.evaluate.metrics import METRICS, Kind
-from terrasieve.evaluate.probe import HELD_OUT, held_out
+from terrasieve.evaluate import finetune, parts
+from terrasieve.evaluate.metrics import METRICS
+from terrasieve.evaluate.parts import Divided, Part
 from terrasieve.evaluate.protocol import write_scores
+from terrasieve.evaluate.redundancy import patch_scores
+from terrasieve.nn.encoder import Encoder
 from terrasieve.pretrain import complete, describe, refuse_taken, steps_done
 from terrasieve.recipe import AdaptRecipe
 from terrasieve.train import distributed, folder, loop
 from terrasieve.train.distributed import World
 from terrasieve.train.state import State, build
 from terrasieve.train.trial import Trial
-
-LEAST_VALIDATION = 2
-
-
-@dataclass(frozen=True)
-class Divided:
-    """A task's images, found and divided.
-
-    Attributes:
-        table: manifest of all of them; its hash is the run's.
-        parts: train, val, test.
-        classes: names, in the order of the numbers.
-        kind: of the task.
-        notes: sentences on what was left out and how it was divided.
-    """
-
-    table: pa.Table
-    parts: dict[str, Part]
-    classes: tuple[str, ...]
-    kind: Kind
-    notes: tuple[str, ...]
 
 
 def adapt(
@@ -88,23 +66,24 @@ def adapt(
         run = Path(distributed.share(world, str(run)))
         refuse_taken(run, settings, world, resume)
         task = task or divide(settings)
-        train = task.parts["train"]
         settings = completed(settings, task)
-        monitor = _monitor(settings, task.kind)
+        monitor = _monitor(settings, task)
         _check_pairs(settings, world)
         with folder.held(run) if world.leads else nullcontext():
             about = {"recipe": settings.model_dump(mode="json"), "manifest_hash": manifest.content_hash(task.table)}
+            train = task.parts["train"]
             if world.leads:
                 describe(run, settings, about, train.images, resume)
             if on_start:
                 on_start(world, settings, len(train.images), steps_done(run))
+            task = with_redundancy(settings, task, world)
             state = build(settings, world, len(train.images.bands))
             validate = finetune.measure(task.parts["val"], task.kind, settings.batch_size)
             trial = Trial(
                 state, run, validate, monitor=monitor, every=settings.validate_every, patience=settings.patience
             )
             outcome = loop.train(
-                state, train.images, run, about, truth=train.truth, trial=trial,
+                state, train.images, run, about, truth=task.parts["train"].truth, trial=trial,
                 stop_at=stop_at, on_step=on_step, on_log=on_log,
             )  # fmt: skip
             if outcome.step >= settings.steps or trial.exhausted:
@@ -113,56 +92,12 @@ def adapt(
 
 
 def divide(settings: AdaptRecipe) -> Divided:
-    """Find a task's images and labels and divide them into train, val and test.
-
-    Splits are drawn with a key of their own, not the run's seed, so that runs of several seeds share a test set.
+    """Find a recipe's images and truth and divide them into train, val and test.
 
     Raises:
         UserError: for anything that is wrong with the task.
     """
-    found = tasks.load_task(settings.task.data, settings.task.split)
-    table, images, entries, notes = assess.images_of(found, settings.image.bands)
-    truth = Truth(labels=found.targets[entries])
-    split, more = with_validation([found.split[entry] for entry in entries], truth.labels)
-    parts = {
-        name: Part(images.take(rows), truth.take(rows))
-        for name in ("train", "val", "test")
-        if len(rows := np.flatnonzero([part == name for part in split]))
-    }
-    _check_sizes(settings, parts)
-    return Divided(table, parts, found.class_names, found.kind, (*found.notes, *notes, *more))
-
-
-def with_validation(split: list[str], labels: Tensor | None) -> tuple[list[str], list[str]]:
-    """Set a part of train aside for validation where a split has none; never a part of test.
-
-    Args:
-        split: train, val or test of every image.
-        labels: of every image; their classes are kept on both sides. None = drawn without regard to them.
-
-    Returns:
-        The split, and notes on what was done.
-    """
-    if "val" in split:
-        return split, []
-    rows = [row for row, part in enumerate(split) if part == "train"]
-    strata = torch.zeros(len(rows), dtype=torch.long) if labels is None else labels[rows]
-    aside = {row for row, out in zip(rows, held_out(strata, HELD_OUT, 0).tolist(), strict=True) if out}
-    return (
-        ["val" if row in aside else part for row, part in enumerate(split)],
-        [f"no validation split: {len(aside)} of {len(rows)} training images are set aside for it, by a keyed draw"],
-    )
-
-
-def _check_sizes(settings: AdaptRecipe, parts: dict[str, Part]) -> None:
-    counts = {name: len(parts[name].images) if name in parts else 0 for name in ("train", "val", "test")}
-    for name, least in (("train", 1), ("val", LEAST_VALIDATION), ("test", 1)):
-        if counts[name] < least:
-            listed = ", ".join(f"{count} {part}" for part, count in counts.items())
-            raise UserError(
-                f"task.data {settings.task.data}: {counts[name]} {name} image(s) that can be read ({listed}); at least "
-                f"{least} are needed. Give more images or another task.split."
-            )
+    return parts.divide(settings.task, settings.image.bands)
 
 
 def completed(settings: AdaptRecipe, task: Divided) -> AdaptRecipe:
@@ -171,14 +106,45 @@ def completed(settings: AdaptRecipe, task: Divided) -> AdaptRecipe:
     weights = None
     if settings.class_weights == "balanced" and labels is not None:
         weights = balanced(labels, len(task.classes))
-    method = settings.method.model_copy(
-        update={
-            "classes": len(task.classes),
-            "multilabel": task.kind == "multilabel",
-            "class_weights": weights,
-        }
-    )
-    return complete(settings, task.parts["train"].images, method=method.model_dump(mode="json"))
+    found = {"classes": len(task.classes), "class_weights": weights}
+    found |= {"multilabel": task.kind == "multilabel"} if task.kind != "segmentation" else {}
+    method = settings.method.model_copy(update=found).model_dump(mode="json")
+    return complete(settings, task.parts["train"].images, method=method)
+
+
+def with_redundancy(settings: AdaptRecipe, task: Divided, world: World | None = None) -> Divided:
+    """Give every part its patches' redundancy, if the recipe wants it computed once and kept.
+
+    The scores lie in ``output``/redundancy, named by what they depend on, and serve every run that shares it.
+
+    Args:
+        settings: completed.
+        task: whose images are scored.
+        world: of several processes, the first one computes.
+    """
+    drop = settings.method.drop
+    if not drop.cached or drop.policy in ("none", "random"):
+        return task
+    encoder = None
+    if drop.of == "embeddings":
+        encoder = Encoder(settings.encoder, len(task.images.bands), settings.image.shape_px, settings.seed).eval()
+    image = settings.image.model_dump(mode="json", exclude={"augment"})
+    depends = [manifest.content_hash(task.table), image, settings.encoder.patch_px, drop.of, drop.reduction]
+    depends += [settings.encoder.model_dump(mode="json"), settings.seed] if encoder else []
+    key = json.dumps(depends)
+    path = Path(settings.output) / "redundancy" / f"{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.npy"
+    for leads in (True, False):
+        if world is None or world.leads == leads:
+            scores = patch_scores(task.images, settings.image, drop, settings.encoder.patch_px, encoder, path, key)
+        if world is not None:
+            distributed.share(world, "")  # the others read what the first has written
+    rows, columns = (side // settings.encoder.patch_px for side in settings.image.shape_px)
+
+    def scored(part: Part) -> Part:
+        redundancy = scores[part.rows].reshape(-1, rows, columns)
+        return replace(part, truth=replace(part.truth, redundancy=redundancy))
+
+    return replace(task, parts={name: scored(part) for name, part in task.parts.items()})
 
 
 def balanced(labels: Tensor, classes: int) -> tuple[float, ...]:
@@ -198,9 +164,9 @@ def balanced(labels: Tensor, classes: int) -> tuple[float, ...]:
     return tuple(torch.where((counts > 0) & (weights > 0), weights, 1.0).tolist())
 
 
-def _monitor(settings: AdaptRecipe, kind: Kind) -> str:
+def _monitor(settings: AdaptRecipe, task: Divided) -> str:
     """Choose the metric that says which weights are best."""
-    names = list(METRICS[kind])
+    names = list(METRICS[task.kind])
     if settings.monitor is not None and settings.monitor not in names:
         raise UserError(f"monitor: {settings.monitor!r} is not a metric of this task; choose from {', '.join(names)}.")
     return settings.monitor or names[0]
@@ -217,24 +183,21 @@ def _check_pairs(settings: AdaptRecipe, world: World) -> None:
 
 def _score(state: State, settings: AdaptRecipe, task: Divided, trial: Trial, run: Path) -> None:
     """Score the best weights, which the end of training has brought back, on the test images."""
-    test = task.parts["test"]
+    test, drop = task.parts["test"], settings.method.drop
     about: dict[str, Any] = {
         "task": settings.task.data,
         "split": settings.task.split,
         "classes": len(task.classes),
-        "policy": settings.method.drop.policy,
-        "ratio": settings.method.drop.ratio,
-        "when": settings.method.drop.when,
+        "policy": drop.policy,
+        "ratio": drop.ratio,
+        "when": drop.when,
         "seed": settings.seed,
         "steps": settings.steps,
         "best_step": trial.best_step,
         f"val_{trial.monitor}": trial.best,
-        "train_count": len(task.parts["train"].images),
-        "val_count": len(task.parts["val"].images),
+        **{f"{name}_count": len(part.images) for name, part in task.parts.items()},
         "notes": list(task.notes),
     }
-    logits_NC = finetune.logits_of(state, test, settings.batch_size)
-    assert test.truth.labels is not None
-    scores = finetune.score(logits_NC, test.truth.labels, task.kind, settings.method.name, settings.seed, about)
+    scores = finetune.score(state, test, task.kind, settings.batch_size, settings.method.name, about)
     if state.world.leads:
         write_scores(scores, run / "scores.json")

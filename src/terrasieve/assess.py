@@ -11,19 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from terrasieve import export, manifest, recipe
+from terrasieve import export, recipe
 from terrasieve.batch import Batch
-from terrasieve.curate.scan import scan
 from terrasieve.data import images as imagery
 from terrasieve.data.augment import normalise
 from terrasieve.data.loader import LoaderSettings, whole_batches
 from terrasieve.errors import UserError
 from terrasieve.evaluate import protocol, tasks
+from terrasieve.evaluate.parts import images_of
 from terrasieve.evaluate.protocol import PRETRAINED, RANDOM_INIT, RAW_PIXELS, Features, Score
 from terrasieve.nn.encoder import Encoder, Pool
 from terrasieve.recipe import AdaptRecipe, Recipe
@@ -101,33 +100,6 @@ def evaluate_run(
     other = [s for s in (protocol.read_scores(path) if path.exists() else []) if s.settings.get("task") != spec]
     protocol.write_scores([*other, *scores], path)
     return scores, task
-
-
-def images_of(task: tasks.Task, bands: tuple[str, ...] | None) -> tuple[pa.Table, imagery.Images, list[int], list[str]]:
-    """Find the headers of a task's files.
-
-    Args:
-        task: names the files.
-        bands: to be read; None = what all have.
-
-    Returns:
-        A manifest of the images and the images themselves, for each its entry of the task, and a note for every image
-        that is left out because it cannot be read.
-    """
-    found = {row["uri"]: row for row in scan(sorted(set(task.uris)), labels="none").table.to_pylist()}
-    rows: list[dict[str, Any]] = []
-    entries: list[int] = []
-    notes: list[str] = []
-    for entry, (uri, window) in enumerate(zip(task.uris, task.windows, strict=True)):
-        row = found[uri]
-        if not row["keep"]:
-            notes.append(f"left out {uri}: {row['reason']}")
-            continue
-        size = {"window": list(window), "width": window[2], "height": window[3]} if window else {}
-        rows.append({**row, **size, "id": manifest.row_id(uri, window)})
-        entries.append(entry)
-    table = manifest.rows_to_table(rows)
-    return table, imagery.from_table(table, bands), entries, notes
 
 
 def _features(

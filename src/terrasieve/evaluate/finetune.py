@@ -7,7 +7,6 @@ metrics are those of ``metrics``, the same on every process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,24 +16,15 @@ from torch import Tensor
 from terrasieve import keyed
 from terrasieve.batch import Batch
 from terrasieve.data.augment import normalise
-from terrasieve.data.images import Images
 from terrasieve.data.loader import whole_batches
-from terrasieve.data.truth import Truth
 from terrasieve.evaluate.metrics import METRICS, Kind, bootstrap, value
+from terrasieve.evaluate.parts import Part
 from terrasieve.evaluate.protocol import Score
 from terrasieve.methods import Adapter
 from terrasieve.train.distributed import gathered
 from terrasieve.train.state import State, evaluating
 
 FINE_TUNED = "fine-tuned"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a task: its images and what is known of them, row by row."""
-
-    images: Images
-    truth: Truth
 
 
 def predictions(

@@ -18,7 +18,9 @@ from terrasieve.batch import Batch
 from terrasieve.bench import cost
 from terrasieve.bench.memory import HOW
 from terrasieve.data.loader import LoaderSettings, train_batches
+from terrasieve.evaluate.parts import Divided
 from terrasieve.recipe import AdaptRecipe
+from terrasieve.report.sweep_numbers import BASELINE, RANDOM
 from terrasieve.sweep.isolate import Ending, Task, run_all
 from terrasieve.sweep.plan import Setting, recipe_of
 
@@ -60,7 +62,8 @@ def measure(
     contents = [one.model_dump(mode="json") for one in recipes]
     rows: list[dict[str, Any]] = [{"policy": policy, "ratio": ratio} for policy, ratio in pairs]
     batches, output = task.with_name("batches.pickle"), record.folder / "output" / "costs.txt"
-    reading = Task("batches", read_batches, (contents[0], task, batches), output)
+    scoring = next((n for n, (policy, _) in enumerate(pairs) if policy not in (BASELINE, RANDOM)), 0)
+    reading = Task("batches", read_batches, (contents[scoring], task, batches), output)
     speeds = Task("speeds", rates, (contents, batches, rounds), output)
     memory = [
         Task(f"{number} {part}", peak, (content, batches, part), output)
@@ -98,8 +101,8 @@ def measure(
 def read_batches(content: dict[str, Any], task: Path, path: Path) -> None:
     """Keep a few of a recipe's training batches in a file."""
     settings = recipe.check(content, "of the sweep", AdaptRecipe)
-    divided: adapt.Divided = pickle.loads(task.read_bytes())  # written by this sweep a moment ago
-    train = divided.parts["train"]
+    divided: Divided = pickle.loads(task.read_bytes())  # written by this sweep a moment ago
+    train = adapt.with_redundancy(settings, divided).parts["train"]
     batches = train_batches(
         train.images, settings.image, LoaderSettings(workers=0), seed=settings.seed, steps=range(BATCHES),
         batch_size=settings.batch_size, truth=train.truth,
