@@ -148,9 +148,8 @@ def _manifest_rows(path: Path, column: str | None, notes: list[str]) -> list[Row
         part = row["split"] and split_name(row["split"], str(path))
         rows.append(Row(row["uri"], labels, tuple(row["window"]) if row["window"] else None, part))
     if not rows:
-        raise UserError(
-            f"{path}: none of the {len(kept)} kept rows has a label; fill the column {column or 'label or labels'}"
-        )
+        wanted = column or "label or labels"
+        raise UserError(f"{path}: none of the {len(kept)} kept rows has a label; fill the column {wanted}")
     for count, what in ((len(table) - len(kept), "that are not kept"), (len(kept) - len(rows), "without a label")):
         if count:
             notes.append(f"{count} rows {what} are left out")

@@ -78,11 +78,9 @@ def _per_pixel(flags_BN: Tensor, patch_px: int, shape_px: tuple[int, int]) -> Te
 
 def _coloured(mask_BHW: Tensor) -> Tensor:
     """Give every class a colour, hues a golden angle apart, in three shades: (B, 3, H, W) in [0, 1]."""
-    colours = [
-        hsv_to_rgb(number * 0.618 % 1, (0.75, 0.45)[number % 2], (0.95, 0.6, 0.8)[number % 3]) for number in range(256)
-    ]
-    colours[IGNORED] = (0.0, 0.0, 0.0)
-    return torch.tensor(colours)[mask_BHW.long()].permute(0, 3, 1, 2)
+    shades = ((0.75, 0.95), (0.45, 0.6), (0.75, 0.8), (0.45, 0.95), (0.75, 0.6), (0.45, 0.8))
+    colours = [hsv_to_rgb(number * 0.618 % 1, *shades[number % len(shades)]) for number in range(IGNORED)]
+    return torch.tensor([*colours, (0.0, 0.0, 0.0)])[mask_BHW.long()].permute(0, 3, 1, 2)
 
 
 def _pad(images_BCHW: Tensor) -> Tensor:
