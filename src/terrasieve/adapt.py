@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from terrasieve import manifest
+from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
-from terrasieve.evaluate import finetune, parts
+from terrasieve.evaluate import dense, finetune, parts
 from terrasieve.evaluate.metrics import METRICS
-from terrasieve.evaluate.parts import Divided, Part
+from terrasieve.evaluate.parts import Divided
 from terrasieve.evaluate.protocol import write_scores
 from terrasieve.evaluate.redundancy import patch_scores
 from terrasieve.nn.encoder import Encoder
@@ -71,19 +71,19 @@ def adapt(
         _check_pairs(settings, world)
         with folder.held(run) if world.leads else nullcontext():
             about = {"recipe": settings.model_dump(mode="json"), "manifest_hash": manifest.content_hash(task.table)}
+            task = with_redundancy(settings, task, world)
             train = task.parts["train"]
             if world.leads:
                 describe(run, settings, about, train.images, resume)
             if on_start:
                 on_start(world, settings, len(train.images), steps_done(run))
-            task = with_redundancy(settings, task, world)
             state = build(settings, world, len(train.images.bands))
-            validate = finetune.measure(task.parts["val"], task.kind, settings.batch_size)
+            validate = finetune.measure(task, settings.batch_size)
             trial = Trial(
                 state, run, validate, monitor=monitor, every=settings.validate_every, patience=settings.patience
             )
             outcome = loop.train(
-                state, train.images, run, about, truth=task.parts["train"].truth, trial=trial,
+                state, train.images, run, about, truth=train.truth, trial=trial,
                 stop_at=stop_at, on_step=on_step, on_log=on_log,
             )  # fmt: skip
             if outcome.step >= settings.steps or trial.exhausted:
@@ -102,14 +102,12 @@ def divide(settings: AdaptRecipe) -> Divided:
 
 def completed(settings: AdaptRecipe, task: Divided) -> AdaptRecipe:
     """Fill in what the data say: bands, mean and standard deviation, the method's classes and their weights."""
-    labels = task.parts["train"].truth.labels
-    weights = None
-    if settings.class_weights == "balanced" and labels is not None:
-        weights = balanced(labels, len(task.classes))
-    found = {"classes": len(task.classes), "class_weights": weights}
+    train, classes = task.parts["train"], len(task.classes)
+    weights = balanced(train.truth, classes) if settings.class_weights == "balanced" else None
+    found = {"classes": classes, "class_weights": weights}
     found |= {"multilabel": task.kind == "multilabel"} if task.kind != "segmentation" else {}
     method = settings.method.model_copy(update=found).model_dump(mode="json")
-    return complete(settings, task.parts["train"].images, method=method)
+    return complete(settings, train.images, method=method)
 
 
 def with_redundancy(settings: AdaptRecipe, task: Divided, world: World | None = None) -> Divided:
@@ -139,34 +137,35 @@ def with_redundancy(settings: AdaptRecipe, task: Divided, world: World | None = 
         if world is not None:
             distributed.share(world, "")  # the others read what the first has written
     rows, columns = (side // settings.encoder.patch_px for side in settings.image.shape_px)
-
-    def scored(part: Part) -> Part:
-        redundancy = scores[part.rows].reshape(-1, rows, columns)
-        return replace(part, truth=replace(part.truth, redundancy=redundancy))
-
-    return replace(task, parts={name: scored(part) for name, part in task.parts.items()})
+    return replace(task, truth=replace(task.truth, redundancy=scores.reshape(-1, rows, columns)))
 
 
-def balanced(labels: Tensor, classes: int) -> tuple[float, ...]:
-    """Weight classes by inverse frequency.
+def balanced(truth: Truth, classes: int) -> tuple[float, ...]:
+    """Weight classes by inverse frequency, among labels or the pixels of masks.
 
     Args:
-        labels: (n,) int64: n / (C n_c), so that a class weighs as much as any other; or (n, C) multi-hot: the number
-            of negatives per positive. A class without a sample weighs 1.
+        truth: of the training images.
         classes: C.
+
+    Returns:
+        One of each class: total / (C x count), so that a class weighs as much as any other; where images have several
+        labels, the number of negatives per positive. A class without a sample weighs 1.
     """
-    if labels.ndim == 1:
-        counts = torch.bincount(labels, minlength=classes).double()
-        weights = len(labels) / (classes * counts)
+    if truth.masks is not None:
+        counts = torch.from_numpy(truth.masks.count()).double()
     else:
-        counts = labels.double().sum(dim=0)
-        weights = (len(labels) - counts) / counts
-    return tuple(torch.where((counts > 0) & (weights > 0), weights, 1.0).tolist())
+        assert truth.labels is not None
+        several = truth.labels.ndim == 2
+        counts = truth.labels.double().sum(0) if several else torch.bincount(truth.labels, minlength=classes).double()
+        if several:
+            weights = (len(truth.labels) - counts) / counts
+            return tuple(torch.where((counts > 0) & (weights > 0), weights, 1.0).tolist())
+    return tuple(torch.where(counts > 0, counts.sum() / (classes * counts), 1.0).tolist())
 
 
 def _monitor(settings: AdaptRecipe, task: Divided) -> str:
     """Choose the metric that says which weights are best."""
-    names = list(METRICS[task.kind])
+    names = list(dense.METRICS if task.kind == "segmentation" else METRICS[task.kind])
     if settings.monitor is not None and settings.monitor not in names:
         raise UserError(f"monitor: {settings.monitor!r} is not a metric of this task; choose from {', '.join(names)}.")
     return settings.monitor or names[0]
@@ -183,7 +182,7 @@ def _check_pairs(settings: AdaptRecipe, world: World) -> None:
 
 def _score(state: State, settings: AdaptRecipe, task: Divided, trial: Trial, run: Path) -> None:
     """Score the best weights, which the end of training has brought back, on the test images."""
-    test, drop = task.parts["test"], settings.method.drop
+    drop = settings.method.drop
     about: dict[str, Any] = {
         "task": settings.task.data,
         "split": settings.task.split,
@@ -195,9 +194,9 @@ def _score(state: State, settings: AdaptRecipe, task: Divided, trial: Trial, run
         "steps": settings.steps,
         "best_step": trial.best_step,
         f"val_{trial.monitor}": trial.best,
-        **{f"{name}_count": len(part.images) for name, part in task.parts.items()},
+        **{f"{name}_count": len(rows) for name, rows in task.rows.items()},
         "notes": list(task.notes),
     }
-    scores = finetune.score(state, test, task.kind, settings.batch_size, settings.method.name, about)
+    scores = finetune.score(state, task, settings.batch_size, settings.method.name, about)
     if state.world.leads:
         write_scores(scores, run / "scores.json")

@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from terrasieve import adapt, pretrain
 from terrasieve.display import TrainingBar, err, out
-from terrasieve.evaluate.protocol import read_scores, rich_table
+from terrasieve.evaluate.protocol import metrics_table, read_scores
 from terrasieve.recipe import AdaptRecipe, Recipe
 from terrasieve.report import write_report
 from terrasieve.train.distributed import World
@@ -46,7 +46,7 @@ def adapt_watched(settings: AdaptRecipe, folder: Path, *, resume: bool = False, 
         over = not outcome.interrupted and (folder / "scores.json").exists()
         if over:
             scores = read_scores(folder / "scores.json")
-            out.print(rich_table(scores))
+            out.print(metrics_table(scores))
             for note in scores[0].settings["notes"]:
                 out.print(f"note: {note}", markup=False)
             if outcome.step < settings.steps:

@@ -35,7 +35,7 @@ class Truth:
         """Read a row's mask, or a crop (x, y, width, height) of it, at the nearest pixels: (height, width) uint8."""
         if self.masks is None:
             return None
-        mask_HW = torch.from_numpy(np.ascontiguousarray(self.masks.read(row, crop)))
+        mask_HW = torch.from_numpy(self.masks.read(row, crop))
         if tuple(mask_HW.shape) == (height, width):
             return mask_HW
         return F.interpolate(mask_HW[None, None], size=(height, width), mode="nearest-exact")[0, 0]
@@ -47,8 +47,9 @@ class Truth:
         return torch.from_numpy(np.array(self.redundancy[row], dtype=np.float32))
 
     def take(self, rows: np.ndarray) -> Truth:
-        """Return some of the rows, in the order given: (k,) int64. Masks are found anew, by ``find_masks``."""
+        """Return some of the rows, in the order given: (k,) int64."""
         return Truth(
             labels=None if self.labels is None else self.labels[torch.from_numpy(rows)],
+            masks=None if self.masks is None else self.masks.take(rows),
             redundancy=None if self.redundancy is None else self.redundancy[rows],
         )

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from terrasieve import manifest
+from terrasieve import keyed, manifest
 from terrasieve.curate.scan import scan
 from terrasieve.data import images as imagery
 from terrasieve.data.images import Images
-from terrasieve.data.masks import find_masks
+from terrasieve.data.masks import Masks, find_masks
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.evaluate import tasks
@@ -29,20 +29,16 @@ from terrasieve.evaluate.probe import HELD_OUT, held_out
 from terrasieve.train.settings import TaskSettings
 
 LEAST = {"train": 1, "val": 2, "test": 1}
+LOOKED_INTO = 256  # masks read before a run starts
 Kind = Literal["multiclass", "multilabel", "segmentation"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images and what is known of them, row by row.
-
-    Attributes:
-        rows: (k,) int64, where they stand among all images of the task.
-    """
+    """Images and what is known of them, row by row."""
 
     images: Images
     truth: Truth
-    rows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,8 @@ class Divided:
     Attributes:
         table: manifest of all of them, row by row; its hash is the run's.
         images: all of them.
-        parts: train, val, test.
+        truth: what is known of them.
+        rows: of train, val and test: (k,) int64 each.
         classes: names, in the order of the numbers.
         kind: of the task.
         notes: sentences on what was left out and how it was divided.
@@ -60,10 +57,16 @@ class Divided:
 
     table: pa.Table
     images: Images
-    parts: dict[str, Part]
+    truth: Truth
+    rows: dict[str, np.ndarray]
     classes: tuple[str, ...]
     kind: Kind
     notes: tuple[str, ...]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """train, val, test."""
+        return {name: Part(self.images.take(rows), self.truth.take(rows)) for name, rows in self.rows.items()}
 
 
 def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
@@ -78,13 +81,14 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     """
     if task.masks is not None:
         return _divide_dense(task, bands)
-    found = tasks.load_task(task.data, task.split)
+    found = tasks.load_task(task.data, task.split, column=task.labels)
     table, images, entries, notes = images_of(found, bands)
     labels = found.targets[entries]
     split, more = with_validation([found.split[entry] for entry in entries], labels)
     rows = _rows_by_part(task, split)
-    parts = {name: Part(images.take(own), Truth(labels=labels[own]), own) for name, own in rows.items()}
-    return Divided(table, images, parts, found.class_names, found.kind, (*found.notes, *notes, *more))
+    return Divided(
+        table, images, Truth(labels=labels), rows, found.class_names, found.kind, (*found.notes, *notes, *more)
+    )
 
 
 def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
@@ -102,11 +106,15 @@ def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     table = table.take(pa.array(chosen))
     images = imagery.from_table(table, bands)
     split, more = with_validation(split, None)
-    parts = {}
-    for name, own in _rows_by_part(task, split).items():
-        taken = images.take(own)
-        parts[name] = Part(taken, Truth(masks=find_masks(taken, task.masks)), own)
-    return Divided(table, images, parts, task.masks.classes, "segmentation", (*notes, *more))
+    rows = _rows_by_part(task, split)
+    masks = find_masks(images, task.masks)
+    _look_into(masks)
+    return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
+
+
+def _look_into(masks: Masks) -> None:
+    """Read some masks before anything starts, since a number that means nothing is seldom in one alone."""
+    masks.count(keyed.numpy_generator(0, "masks").permutation(len(masks))[:LOOKED_INTO].tolist())
 
 
 def _split_rows(table: pa.Table, split: str | None, root: Path, notes: list[str]) -> tuple[list[str], list[int]]:

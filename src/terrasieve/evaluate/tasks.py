@@ -65,7 +65,7 @@ class Row:
     split: str | None = None
 
 
-def load_task(spec: str, split: str | None = None, *, seed: int = 0) -> Task:
+def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str | None = None) -> Task:
     """Find a task's images, targets and split.
 
     Args:
@@ -76,13 +76,14 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0) -> Task:
             samples, the rest test; None = the source's own (a manifest's column; folders train, val, test at the top
             of PATH) or else ``random:0.8``.
         seed: keys the random split.
+        column: of a manifest, ``label`` (one class) or ``labels``; None = label where any row has one, else labels.
 
     Raises:
         UserError: an unknown spec, nothing found, no train or test rows, or a class without training samples.
     """
     prefix, path = parse(spec)
     notes: list[str] = []
-    rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, notes)
+    rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, column, notes)
     rows, names, targets = divide_rows(rows, split, path if prefix == "folder" else path.parent, seed, notes)
     parts = tuple(str(row.split) for row in rows)
     _check_parts(spec, parts, names, targets, notes)
@@ -135,10 +136,10 @@ def _folder_rows(root: Path, notes: list[str]) -> list[Row]:
     return rows
 
 
-def _manifest_rows(path: Path, notes: list[str]) -> list[Row]:
+def _manifest_rows(path: Path, column: str | None, notes: list[str]) -> list[Row]:
     table = manifest.read(path, ["uri", "window", "split", "label", "labels", "keep"]).to_pylist()
     kept = [row for row in table if row["keep"]]
-    single = any(row["label"] for row in kept)
+    single = column == "label" if column else any(row["label"] for row in kept)
     rows = []
     for row in kept:
         labels = (row["label"],) if single else tuple(row["labels"]) if row["labels"] is not None else None
@@ -147,7 +148,8 @@ def _manifest_rows(path: Path, notes: list[str]) -> list[Row]:
         part = row["split"] and split_name(row["split"], str(path))
         rows.append(Row(row["uri"], labels, tuple(row["window"]) if row["window"] else None, part))
     if not rows:
-        raise UserError(f"{path}: none of the {len(kept)} kept rows has a label; fill the column label or labels")
+        wanted = column or "label or labels"
+        raise UserError(f"{path}: none of the {len(kept)} kept rows has a label; fill the column {wanted}")
     for count, what in ((len(table) - len(kept), "that are not kept"), (len(kept) - len(rows), "without a label")):
         if count:
             notes.append(f"{count} rows {what} are left out")
