@@ -49,7 +49,7 @@ def test_cells_gather_what_is_done() -> None:
     content = sweep_content()
     content["runs"][3] |= {"state": "failed"}
     cells = found(content)
-    assert [(cell.policy, cell.ratio) for cell in cells][0] == ("none", 0.0) and len(cells) == 7
+    assert (cells[0].policy, cells[0].ratio) == ("none", 0.0) and len(cells) == 7
     assert next(cell for cell in cells if cell.policy == "static").scores.keys() == {1, 2}
     assert cells[0].score.mean == pytest.approx(0.81)
     assert cells[1].measured("train", "images_per_s") == pytest.approx(180)
@@ -69,7 +69,9 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_verdicts_follow_the_intervals() -> None:
     static, dynamic, caution = numbers.verdicts(found(sweep_content()))
-    assert static.startswith("Static beats random dropping at 0.5 (+2.1 [+1.9, +2.3]); loses to random dropping at 0.75")
+    assert static.startswith(
+        "Static beats random dropping at 0.5 (+2.1 [+1.9, +2.3]); loses to random dropping at 0.75"
+    )
     assert "paired over 3 seeds" in static and "Over all ratios: -0.5" in static
     assert dynamic.startswith("Dynamic cannot be told apart from random dropping at 0.5 (+0.2 [")
     assert "beats" not in dynamic and "loses" not in dynamic
