@@ -96,4 +96,6 @@ def test_claim_ends_at_the_first_ratio_that_loses_more() -> None:
 @pytest.mark.parametrize("metric", ["overall_accuracy", "ap_macro", "miou"])
 def test_main_metric_is_that_of_the_task(metric: str) -> None:
     assert numbers.main_metric([row("none", 0.0, 0, 0.8, metric)]) == metric
-    assert numbers.main_metric([]) is None
+    both = row("none", 0.0, 0, 0.8, "miou")
+    both["scores"] |= row("none", 0.0, 0, 0.9)["scores"]
+    assert numbers.main_metric([both]) == "miou" and numbers.main_metric([]) is None

@@ -188,7 +188,9 @@ def _table(cells: Sequence[Cell]) -> list[tuple[str, list[str]]]:
 
 
 def _all_metrics(content: dict[str, Any]) -> dict[str, Any]:
-    metrics = list(dict.fromkeys(metric for run in content["runs"] for metric in run["scores"]))
+    """Lay all metrics out but those of single classes ("iou/sea"), which sweep.json and sweep.csv have."""
+    found = dict.fromkeys(metric for run in content["runs"] for metric in run["scores"])
+    metrics = [metric for metric in found if "/" not in metric]
     rows: dict[tuple[str, float], list[str]] = {}
     for place, metric in enumerate(metrics):
         for cell in numbers.cells(content["runs"], [], metric):

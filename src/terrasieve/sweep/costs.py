@@ -5,7 +5,6 @@ Between ``plan`` and ``run``. Speeds alone, one after another in one process; me
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -61,7 +60,7 @@ def measure(
     recipes = [recipe_of(record.base, Setting(record.base.seed, ratio, policy)) for policy, ratio in pairs]
     contents = [one.model_dump(mode="json") for one in recipes]
     rows: list[dict[str, Any]] = [{"policy": policy, "ratio": ratio} for policy, ratio in pairs]
-    batches, output = task.with_name("batches.pickle"), record.folder / "output" / "costs.txt"
+    batches, output = task.with_name("batches.pt"), record.folder / "output" / "costs.txt"
     scoring = next((n for n, (policy, _) in enumerate(pairs) if policy not in (BASELINE, RANDOM)), 0)
     reading = Task("batches", read_batches, (contents[scoring], task, batches), output)
     speeds = Task("speeds", rates, (contents, batches, rounds), output)
@@ -101,13 +100,13 @@ def measure(
 def read_batches(content: dict[str, Any], task: Path, path: Path) -> None:
     """Keep a few of a recipe's training batches in a file."""
     settings = recipe.check(content, "of the sweep", AdaptRecipe)
-    divided: Divided = pickle.loads(task.read_bytes())  # written by this sweep a moment ago
+    divided: Divided = torch.load(task, weights_only=False)  # written by this sweep a moment ago
     train = adapt.with_redundancy(settings, divided).parts["train"]
     batches = train_batches(
         train.images, settings.image, LoaderSettings(workers=0), seed=settings.seed, steps=range(BATCHES),
         batch_size=settings.batch_size, truth=train.truth,
     )  # fmt: skip
-    path.write_bytes(pickle.dumps(list(islice(batches, BATCHES))))
+    torch.save(list(islice(batches, BATCHES)), path)
 
 
 def rates(contents: list[dict[str, Any]], path: Path, rounds: int) -> list[dict[str, Any]]:
@@ -128,7 +127,7 @@ def device_of(settings: AdaptRecipe) -> str:
 
 
 def _load(path: Path) -> list[Batch]:
-    batches: list[Batch] = pickle.loads(path.read_bytes())
+    batches: list[Batch] = torch.load(path, weights_only=False)
     return batches
 
 

@@ -7,13 +7,14 @@ holds ``sweep.json  sweep.csv  report.html  figures/  runs/  output/``; whatever
 from __future__ import annotations
 
 import json
-import pickle
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import torch
 
 from terrasieve import adapt, manifest, recipe
 from terrasieve.errors import UserError
@@ -92,7 +93,7 @@ def sweep(
         raise UserError(f"sweep: --jobs {jobs} is less than 1.")
     with held(folder), tempfile.TemporaryDirectory() as scratch, interruptible() as stopped:
         on_words("reading the task")
-        task = Path(scratch) / "task.pickle"
+        task = Path(scratch) / "task.pt"
         record = _Record(folder, _prepared(base, folder, task, stopped))
         on_words("sweep")
         interrupted = not _run(record, settings, task, jobs, stopped, on_progress)
@@ -191,7 +192,7 @@ def prepare(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Keep a recipe's images in a file; return the recipe completed with what they say, and their hash."""
     base = recipe.check(content, "of the sweep", AdaptRecipe)
     task = adapt.divide(base)
-    path.write_bytes(pickle.dumps(task))
+    torch.save(task, path)
     completed = adapt.completed(base, task)
     return {"recipe": completed.model_dump(mode="json"), "manifest_hash": manifest.content_hash(task.table)}
 
@@ -239,7 +240,7 @@ def _run(
 
 def run_one(content: dict[str, Any], task: Path, run: Path, resume: bool) -> None:
     """Do one run in this process; it stops, resumably, when the sweep dies."""
-    divided = pickle.loads(task.read_bytes())  # written by this sweep a moment ago
+    divided = torch.load(task, weights_only=False)  # written by this sweep a moment ago
 
     def step(_: int) -> None:
         if parent_is_gone():
