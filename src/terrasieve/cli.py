@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from terrasieve import __version__
+from terrasieve import __version__, training
 from terrasieve.errors import UserError
 
 app = typer.Typer(
@@ -35,8 +35,8 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"terrasieve: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("terrasieve: interrupted\n")
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"terrasieve: interrupted{interrupt}\n")
         sys.exit(130)
 
 
@@ -106,32 +106,15 @@ def index(
     out.print(f"manifest: {output}", markup=False)
 
 
-@app.command(
+app.command(
     epilog="Examples: terrasieve pretrain recipes/selective_mae_vit_small_ucmerced.yaml data=ucm.parquet steps=300  ·  "
     "terrasieve pretrain --resume runs/my_run  ·  torchrun --nproc-per-node 8 -m terrasieve pretrain RECIPE"
-)
-def pretrain(
-    recipe: Annotated[str | None, typer.Argument(help="Recipe (YAML).")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value or key.sub=value.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Folder of the run; default: output/name-date-time.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
-    stop_at: Annotated[int | None, typer.Option(help="Stop, resumably, after this many steps in all.")] = None,
-) -> None:
-    """Pretrain an encoder as a recipe says. Ctrl-C stops after the step and leaves a run that can be resumed."""
-    given = list(overrides or [])
-    if resume is not None and recipe is not None:
-        given, recipe = [recipe, *given], None
-    if (recipe is None) == (resume is None):
-        raise UserError("Give a recipe, or --resume with the folder of a run. See terrasieve pretrain --help.")
-    from terrasieve import pretrain as pretraining
-    from terrasieve import recipe as recipes
-    from terrasieve.watch import pretrain_watched
+)(training.pretrain)
 
-    settings = pretraining.resumed(resume, given) if resume else recipes.load(str(recipe), given)
-    # the option is not called --run, which torchrun would take for one of its own
-    folder = resume or folder or pretraining.new_folder(settings)
-    if not pretrain_watched(settings, folder, resume=resume is not None, stop_at=stop_at):
-        raise typer.Exit(130)
+app.command(
+    epilog="Examples: terrasieve adapt recipes/rvit_tiny_ucmerced.yaml task.data=folder:ucmerced "
+    "method.drop.ratio=0.75  ·  terrasieve adapt --resume runs/my_run"
+)(training.adapt)
 
 
 @app.command(
@@ -184,6 +167,42 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     from terrasieve.report import write_report
 
     out.print(f"report: {write_report(run)}", markup=False)
+
+
+@app.command(
+    epilog="Examples: terrasieve redundancy ucm.parquet -o redundancy  ·  "
+    "terrasieve redundancy ucm.parquet -o redundancy_mae --encoder runs/my_run --reduction largest"
+)
+def redundancy(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of the images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; an interrupted one goes on.")],
+    encoder: Annotated[Path | None, typer.Option(help="Run folder or exported folder; default: raw patches.")] = None,
+    of: Annotated[str | None, typer.Option(help="pixels, or with --encoder: embeddings, features.")] = None,
+    reduction: Annotated[str | None, typer.Option(help="What ranks a patch: mean, largest or cover.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Cosine of the greedy cover; default: 0.9.")] = None,
+    size_px: Annotated[int | None, typer.Option(help="Images are resampled to it; default: 224.")] = None,
+    patch_px: Annotated[int | None, typer.Option(help="Side of a patch; default: 16.")] = None,
+    bands: Annotated[str | None, typer.Option(help="Comma-separated; default: what all images have.")] = None,
+    examples: Annotated[int, typer.Option(help="Images in the gallery.")] = 16,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+) -> None:
+    """Measure how redundant images are: a table (GeoParquet) and a page with histograms, map and masks."""
+    from terrasieve import analyse
+    from terrasieve.display import counting, out
+
+    _choose("of", of, (None, "pixels", "embeddings", "features"))
+    _choose("reduction", reduction, (None, "mean", "largest", "cover"))
+    with counting("redundancy", "images") as tick:
+        try:
+            found = analyse.analyse(
+                manifest, output, size_px=size_px, bands=tuple(bands.split(",")) if bands else None, encoder=encoder,
+                of=of, reduction=reduction, threshold=threshold, patch_px=patch_px, examples=examples, workers=workers,
+                on_images=tick,
+            )  # fmt: skip
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt("; the same command goes on from here") from interrupt
+    for line in found.lines():
+        out.print(line, markup=False)
 
 
 @app.command(
@@ -252,9 +271,9 @@ def demo(
         raise typer.Exit(130)
 
 
-def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _choose(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"--{name}: {value!r} is not one of {', '.join(allowed)}.")
+        raise UserError(f"--{name}: {value!r} is not one of {', '.join(filter(None, allowed))}.")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 class TrainingBar:
     """The bar of a training run: steps, loss, images per second, time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "pretrain") -> None:
+        self._seen: dict[str, float] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -55,7 +56,7 @@ class TrainingBar:
             console=err,
             disable=not err.is_terminal,
         )
-        self._task = self._progress.add_task("pretrain", total=None, numbers="")
+        self._task = self._progress.add_task(what, total=None, numbers="")
 
     def __enter__(self) -> TrainingBar:
         self._progress.start()
@@ -73,7 +74,10 @@ class TrainingBar:
         self._progress.update(self._task, completed=done)
 
     def log(self, line: dict[str, float]) -> None:
-        """Show a log line's numbers."""
+        """Show a log line's numbers, and the last validation's first one."""
         if line:
             numbers = f"loss {line['loss']:.4f}  {line['images_per_s']:,.0f} images/s  lr {line['lr']:.1e}"
-            self._progress.update(self._task, numbers=numbers)
+            judged = {name.replace("_", " "): value for name, value in line.items() if name.startswith("val_")}
+            self._seen = judged or self._seen
+            shown = "".join(f"  {name} {value:.3f}" for name, value in [*self._seen.items()][:1])
+            self._progress.update(self._task, numbers=numbers + shown)

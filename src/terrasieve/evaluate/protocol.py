@@ -230,6 +230,18 @@ def rich_table(scores: Sequence[Score]) -> Table:
     return table
 
 
+def metrics_table(scores: Sequence[Score]) -> Table:
+    """Lay the scores of one model out as a table for the terminal, a row per metric, in per cent."""
+    from rich.table import Table
+
+    table = Table(title=f"{scores[0].encoder}, {scores[0].count} test images, 95 % intervals")
+    for name in ("metric", "value", "interval"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for s in scores:
+        table.add_row(s.metric.replace("_", " "), f"{100 * s.value:.1f}", f"[{100 * s.low:.1f}, {100 * s.high:.1f}]")
+    return table
+
+
 def markdown_table(scores: Sequence[Score]) -> str:
     """Lay scores out as a Markdown table (see :func:`rich_table`); ends with a newline."""
     header, rows = _grid(scores)
