@@ -63,7 +63,7 @@ def test_csv_has_every_run(tmp_path: Path) -> None:
     assert [row["run"] for row in rows] == [run["run"] for run in content["runs"]]
     last = rows[-1]
     assert float(last["overall_accuracy"]) == 0.75 and float(last["overall_accuracy_high"]) == 0.78
-    assert float(last["train_images_per_s"]) == 400 and float(last["kept_share"]) == 0.25
+    assert float(last["train_images_per_s"]) == 400 and float(last["inference_kept_share"]) == 0.25
 
 
 def test_points_stand_where_the_rows_are() -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal, cast
@@ -28,6 +29,7 @@ from terrasieve.data.augment import normalise
 from terrasieve.methods import Adapter
 from terrasieve.sieve.ragged import Ragged
 from terrasieve.train import state
+from terrasieve.train.checkpoint import read_weights
 from terrasieve.train.distributed import World
 from terrasieve.train.loop import train_step
 from terrasieve.train.settings import AdaptSettings
@@ -46,9 +48,12 @@ class Contender:
         kept: shares of the patches that were encoded in each call since it was last emptied.
     """
 
-    def __init__(self, settings: AdaptSettings, channels: int, device: str) -> None:
-        """Build the model; mean, std and classes are given in the settings."""
+    def __init__(self, settings: AdaptSettings, channels: int, device: str, weights: Path | None = None) -> None:
+        """Build the model; mean, std and classes are given in the settings, weights as a run keeps them."""
         self.state: State = state.build(settings, World(0, 1, torch.device(device)), channels)
+        if weights is not None:
+            read_weights(weights, self.state.model)
+        self.trained = weights is not None
         self.kept: list[float] = []
         self.steps = 0
         encoder = cast(Any, self.state.method.encoder)
@@ -61,6 +66,12 @@ class Contender:
             return encode_kept(patches_BNP, kept, *args, **more)
 
         encoder.encode_kept = counted
+
+    def ready_for(self, part: Part, batch: Batch) -> None:
+        """Train one step where weights are not trained: dynamic dropping learns its threshold while training."""
+        if part == "inference" and not self.trained:
+            self.train(batch)
+            self.state.optimizer.state.clear()
 
     def train(self, batch: Batch) -> None:
         """Do one training step: forward, backward, gradient norm, clipping, AdamW."""
@@ -78,80 +89,76 @@ class Contender:
 def measure_rates(
     contenders: Sequence[AdaptSettings],
     batches: Sequence[Batch],
+    part: Part,
     *,
+    weights: Sequence[Path | None] | None = None,
     device: str = "cpu",
     rounds: int = 5,
     warmup: int = 2,
-    on_round: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure images/s of training steps and of predictions, and count FLOPs.
+    """Measure images/s of training steps or of predictions, and count FLOPs.
 
     Args:
         contenders: recipes that differ in what is dropped; the first is what speed-ups are against.
         batches: real images with their truth, in digital numbers, on the host; round r uses the r-th, all the same.
+        part: "train" or "inference".
+        weights: a run's ``model.safetensors`` for each; None = as initialised.
         device: "cpu" or "cuda".
         rounds: turns of everyone; medians are returned.
-        warmup: steps before, which also calibrate a threshold.
-        on_round: called with rounds done and their total.
+        warmup: calls of each before them.
 
     Returns:
-        For each contender ``kept_share`` (at inference), and for ``train`` and ``inference``: ``images_per_s``,
-        ``speed_up`` (median of the rounds' own ratios), ``gflop_per_image`` and ``seconds`` of each round.
+        For each contender ``images_per_s``, ``speed_up`` (median of the rounds' own ratios), ``kept_share`` of the
+        patches, ``gflop_per_image`` and ``seconds`` of each round.
     """
-    place = torch.device(device)
-    channels = batches[0].image.shape[1]
-    flops = [{part: gflop_per_image(settings, batches[0], part) for part in PARTS} for settings in contenders]
-    ready = [Contender(settings, channels, device) for settings in contenders]
+    place, channels = torch.device(device), batches[0].image.shape[1]
+    files = weights or [None] * len(contenders)
+    flops = [gflop_per_image(one, batches[0], part, file) for one, file in zip(contenders, files, strict=True)]
+    ready = [Contender(one, channels, device, file) for one, file in zip(contenders, files, strict=True)]
     there = [batch.to(place) for batch in batches]
     for one in ready:
+        one.ready_for(part, there[0])
         for turn in range(warmup):
-            one.train(there[turn % len(there)])
-        one.inference(there[0])
+            getattr(one, part)(there[turn % len(there)])
         one.kept.clear()
-    took: list[dict[Part, list[float]]] = [{part: [] for part in PARTS} for _ in ready]
-    shares: list[list[float]] = [[] for _ in ready]
+    took: list[list[float]] = [[] for _ in ready]
     for turn in range(rounds):
         batch = there[turn % len(there)]
-        for number, one in enumerate(ready):
-            for part in PARTS:
-                one.kept.clear()
-                took[number][part].append(seconds(lambda: getattr(one, part)(batch), place))  # noqa: B023
-            shares[number] += one.kept
-        if on_round:
-            on_round(turn + 1, rounds)
+        for one, mine in zip(ready, took, strict=True):
+            mine.append(seconds(partial(getattr(one, part), batch), place))
     size = len(batches[0])
     return [
         {
-            "kept_share": fmean(share),
-            **{part: _rate(mine[part], took[0][part], size) | {"gflop_per_image": count[part]} for part in PARTS},
+            "images_per_s": size / median(mine),
+            "speed_up": median(a / b for a, b in zip(took[0], mine, strict=True)),
+            "kept_share": fmean(one.kept),
+            "gflop_per_image": count,
+            "seconds": mine,
         }
-        for mine, share, count in zip(took, shares, flops, strict=True)
+        for one, mine, count in zip(ready, took, flops, strict=True)
     ]
 
 
-def gflop_per_image(settings: AdaptSettings, batch: Batch, part: Part) -> float:
+def gflop_per_image(settings: AdaptSettings, batch: Batch, part: Part, weights: Path | None = None) -> float:
     """Count GFLOP per image: matrix products, convolutions and attention, as torch counts them on the CPU.
 
     Args:
         settings: the recipe; counted in fp32, uncompiled.
         batch: real images; a training step includes the backward pass, not the optimiser.
         part: "train" or "inference".
+        weights: of a run.
     """
     plain = settings.model_copy(update={"precision": "fp32", "compile": "off", "device": "cpu"})
-    one = Contender(plain, batch.image.shape[1], "cpu")
-    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-    if part == "inference":
-        one.train(batch)  # a threshold that is learnt in training would keep everything before
-        with counter:
-            one.inference(batch)
-    else:
-        ready, draw = one.state, keyed.generator(0, "bench/flops")
-        with counter:
-            ready.model(normalise(batch, ready.mean, ready.std), draw).loss.backward()
-    return counter.get_total_flops() / 1e9 / len(batch)
+    one = Contender(plain, batch.image.shape[1], "cpu", weights)
+    one.ready_for(part, batch)
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        getattr(one, part)(batch)
+    return float(counter.get_total_flops()) / 1e9 / len(batch)
 
 
-def peak_mb(settings: AdaptSettings, batch: Batch, part: Part, device: str = "cpu") -> float:
+def peak_mb(
+    settings: AdaptSettings, batch: Batch, part: Part, device: str = "cpu", weights: Path | None = None
+) -> float:
     """Measure the peak memory of training steps or of predictions, weights included, in MB (10^6 bytes).
 
     Args:
@@ -160,12 +167,16 @@ def peak_mb(settings: AdaptSettings, batch: Batch, part: Part, device: str = "cp
         part: "train" or "inference".
         device: on "cpu", how far this process's resident memory grows: call it in a fresh process, once, since what
             was freed before would be used again. On "cuda", what torch allocated at most.
+        weights: of a run.
     """
-    warm = Contender(settings, batch.image.shape[1], device)
-    getattr(warm, part)(batch.part(0, 2).to(torch.device(device)))  # what is loaded for a first step is not the model's
+    few = batch.part(0, 2).to(torch.device(device))
+    warm = Contender(settings, batch.image.shape[1], device, weights)
+    warm.ready_for(part, few)
+    getattr(warm, part)(few)  # what is loaded for a first step is not the model's
     del warm
     before = _settled_mb(device)
-    one, there = Contender(settings, batch.image.shape[1], device), batch.to(torch.device(device))
+    one, there = Contender(settings, batch.image.shape[1], device, weights), batch.to(torch.device(device))
+    one.ready_for(part, few)
     for _ in range(MEMORY_STEPS):
         getattr(one, part)(there)
     return _peak_mb(device) - before
@@ -189,11 +200,3 @@ def _peak_mb(device: str) -> float:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() / 1e6
     return high_water_kb() * 1024 / 1e6
-
-
-def _rate(mine: list[float], base: list[float], size: int) -> dict[str, Any]:
-    return {
-        "images_per_s": size / median(mine),
-        "speed_up": median(a / b for a, b in zip(base, mine, strict=True)),
-        "seconds": mine,
-    }

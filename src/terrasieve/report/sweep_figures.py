@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from terrasieve.report.sweep_numbers import BASELINE, CLAIM, RANDOM, Cell, pareto
+from terrasieve.report.sweep_numbers import BASELINE, CLAIM, RANDOM, Cell, pareto, words
 
 INK, SOFT, LINE = "#1d2521", "#5d6a63", "#e2e1da"
 COLOURS = {"static": "#1d6b4f", "dynamic": "#d08419", "budget": "#3b6fb6", RANDOM: "#7b8580", BASELINE: INK}
@@ -87,7 +87,7 @@ def draw(cells: Sequence[Cell], panels: Sequence[Panel], metric: str) -> Figure:
         across = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, panel in zip(across, panels, strict=True):
             _panel(axes, cells, panel)
-        across[0].set_ylabel(f"{metric.replace('_', ' ')}, test, %")
+        across[0].set_ylabel(f"{words(metric)}, test, %")
         labelled = [pair for axes in across for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
         entries = {label: handle for handle, label in labelled}
         figure.legend(

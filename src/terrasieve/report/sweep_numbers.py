@@ -68,6 +68,12 @@ def main_metric(runs: Sequence[dict[str, Any]]) -> str | None:
     return next((metric for metric in (*MAIN_METRICS, *sorted(found)) if metric in found), None)
 
 
+def words(metric: str) -> str:
+    """Write a metric's name as people do."""
+    short = {"miou": "mIoU", "iou": "IoU", "ap": "AP", "f1": "F1"}
+    return " ".join(short.get(part, part) for part in metric.split("_"))
+
+
 def cells(runs: Sequence[dict[str, Any]], costs: Sequence[dict[str, Any]], metric: str) -> list[Cell]:
     """Gather runs by policy and ratio, the baseline first; a policy and ratio without a finished run has no cell."""
     cost_of = {(cost["policy"], cost["ratio"]): cost for cost in costs}

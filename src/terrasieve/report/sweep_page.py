@@ -56,7 +56,7 @@ def write_sweep_page(folder: Path, content: dict[str, Any]) -> Path:
         verdicts=numbers.verdicts(cells),
         claims=_claims(cells),
         figures=_figures(folder, cells, metric or ""),
-        metric=(metric or "").replace("_", " ").capitalize(),
+        metric=numbers.words(metric or ""),
         how=content.get("cost_notes", ""),
         columns=COLUMNS,
         table=_table(cells),
@@ -78,16 +78,16 @@ def csv_text(content: dict[str, Any]) -> str:
     costs = {(cost["policy"], cost["ratio"]): cost for cost in content["costs"]}
     metrics = list(dict.fromkeys(metric for run in content["runs"] for metric in run["scores"]))
     heads = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
-    measured = [f"{part}_{name}" for part in PARTS for name in COSTS]
+    measured = [f"{part}_{name}" for part in PARTS for name in (*COSTS, "kept_share")]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["run", "policy", "ratio", "seed", "state", "seconds", *heads, "kept_share", *measured])
+    table.writerow(["run", "policy", "ratio", "seed", "state", "seconds", *heads, *measured])
     for run in content["runs"]:
         cost = costs.get((run["policy"], run["ratio"]), {})
         scores = [value for metric in metrics for value in run["scores"].get(metric, ("", "", ""))]
         about = [run[key] for key in ("run", "policy", "ratio", "seed", "state", "seconds")]
-        values = [cost.get(part, {}).get(name, "") for part in PARTS for name in COSTS]
-        table.writerow([*about, *scores, cost.get("kept_share", ""), *values])
+        values = [cost.get(part, {}).get(name, "") for part in PARTS for name in (*COSTS, "kept_share")]
+        table.writerow([*about, *scores, *values])
     return text.getvalue()
 
 
@@ -128,7 +128,7 @@ def _facts(content: dict[str, Any], cells: Sequence[Cell], metric: str | None) -
     base = next((cell for cell in cells if cell.policy == BASELINE), None)
     if base is None or metric is None:
         return facts
-    note = f"{metric.replace('_', ' ')}, mean of {base.score.seeds} seed(s)"
+    note = f"{numbers.words(metric)}, mean of {base.score.seeds} seed(s)"
     facts.append(("Undropped", f"{100 * base.score.mean:.1f} %", note))
     within = numbers.kept_within_claim(cells).values()
     kept = [cell for cell in within if math.isfinite(cell.measured("inference", "speed_up"))]
@@ -169,14 +169,14 @@ def _table(cells: Sequence[Cell]) -> list[tuple[str, list[str]]]:
     for cell in cells:
         share = f"{cell.score.mean / base.score.mean:.1%}" if base and base.score.mean else ""
         difference = random.get((cell.policy, cell.ratio))
-        kept = cell.cost.get("kept_share")
+        kept = cell.measured("inference", "kept_share")
         costs = [_cost(cell.measured(part, name), name) for part in PARTS for name in COSTS]
         rows.append(
             (
                 "undropped" if cell.policy == BASELINE else cell.policy,
                 [
                     f"{cell.ratio:g}",
-                    "" if kept is None else f"{kept:.1%}",
+                    f"{kept:.1%}" if math.isfinite(kept) else "",
                     _score(cell.score),
                     share,
                     "" if difference is None else str(difference),
@@ -199,7 +199,7 @@ def _all_metrics(content: dict[str, Any]) -> dict[str, Any]:
         ("undropped" if policy == BASELINE else policy, [f"{ratio:g}", *texts])
         for (policy, ratio), texts in rows.items()
     ]
-    return {"columns": [metric.replace("_", " ") for metric in metrics], "rows": named}
+    return {"columns": [numbers.words(metric) for metric in metrics], "rows": named}
 
 
 def _score(score: Estimate) -> str:

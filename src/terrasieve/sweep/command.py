@@ -71,10 +71,10 @@ def _watched(base: AdaptRecipe, folder: Path, **how: Any) -> Swept:
 
 
 def _line(row: dict[str, Any]) -> str:
-    from terrasieve.report.sweep_numbers import main_metric
+    from terrasieve.report.sweep_numbers import main_metric, words
 
     metric = main_metric([row])
-    said = f"{100 * row['scores'][metric][0]:.1f} % {metric.replace('_', ' ')}" if metric else row["state"]
+    said = f"{100 * row['scores'][metric][0]:.1f} % {words(metric)}" if metric else row["state"]
     return f"{row['run']}: {said}, {row['seconds']:.0f} s"
 
 

@@ -6,7 +6,6 @@ Between ``plan`` and ``run``. Speeds alone, one after another in one process; me
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ from terrasieve import adapt, recipe
 from terrasieve.batch import Batch
 from terrasieve.bench import cost
 from terrasieve.bench.memory import HOW
-from terrasieve.data.loader import LoaderSettings, train_batches
+from terrasieve.data.loader import LoaderSettings, train_batches, whole_batches
 from terrasieve.evaluate.parts import Divided
 from terrasieve.recipe import AdaptRecipe
 from terrasieve.report.sweep_numbers import BASELINE, RANDOM
@@ -57,16 +56,17 @@ def measure(
     if wanted <= known:
         return True
     pairs = sorted(wanted | known, key=lambda pair: (pair[1], pair[0]))  # ratio 0 first
-    recipes = [recipe_of(record.base, Setting(record.base.seed, ratio, policy)) for policy, ratio in pairs]
-    contents = [one.model_dump(mode="json") for one in recipes]
-    rows: list[dict[str, Any]] = [{"policy": policy, "ratio": ratio} for policy, ratio in pairs]
+    contents = [
+        recipe_of(record.base, Setting(record.base.seed, *pair[::-1])).model_dump(mode="json") for pair in pairs
+    ]
+    files = [_weights(record, *pair) for pair in pairs]
     batches, output = task.with_name("batches.pt"), record.folder / "output" / "costs.txt"
     scoring = next((n for n, (policy, _) in enumerate(pairs) if policy not in (BASELINE, RANDOM)), 0)
-    reading = Task("batches", read_batches, (contents[scoring], task, batches), output)
-    speeds = Task("speeds", rates, (contents, batches, rounds), output)
+    reading = [Task("batches", read_batches, (contents[scoring], task, batches), output)]
+    speeds = [Task(part, rates, (contents, batches, part, files, rounds), output) for part in cost.PARTS]
     memory = [
-        Task(f"{number} {part}", peak, (content, batches, part), output)
-        for number, content in enumerate(contents)
+        Task(f"{number} {part}", peak, (content, batches, part, file), output)
+        for number, (content, file) in enumerate(zip(contents, files, strict=True))
         for part in cost.PARTS
     ]
     found: dict[str, Any] = {}
@@ -77,9 +77,9 @@ def measure(
             record.content["problems"].append(f"Measuring costs ({measured.name}) failed: {ending.message}")
 
     for words, tasks, side_by_side in (
-        ("reading batches", [reading], 1),
-        (f"measuring the speed of {len(pairs)} settings", [speeds], 1),
-        ("measuring memory", memory, jobs),
+        ("reading batches", reading, 1),
+        (f"speeds of {len(pairs)} settings", speeds, 1),
+        ("memory", memory, jobs),
     ):
         on_words(words)
         if not run_all(tasks, side_by_side, stopped, ended):
@@ -87,38 +87,52 @@ def measure(
         if record.content["problems"]:
             record.write()
             return True
+    rows: list[dict[str, Any]] = [{"policy": policy, "ratio": ratio} for policy, ratio in pairs]
     for number, row in enumerate(rows):
-        row |= found["speeds"][number]
-        for part in cost.PARTS:
-            row[part]["peak_memory_mb"] = found[f"{number} {part}"]
+        row |= {part: found[part][number] | {"peak_memory_mb": found[f"{number} {part}"]} for part in cost.PARTS}
     record.content["costs"] = rows
-    record.content["cost_notes"] = _notes(record.base, rounds)
+    record.content["cost_notes"] = _notes(record.base, rounds, sum(file is not None for file in files))
     record.write()
     return True
 
 
 def read_batches(content: dict[str, Any], task: Path, path: Path) -> None:
-    """Keep a few of a recipe's training batches in a file."""
+    """Keep a few batches of training, and of test images from all over the test set, in a file."""
     settings = recipe.check(content, "of the sweep", AdaptRecipe)
     divided: Divided = torch.load(task, weights_only=False)  # written by this sweep a moment ago
-    train = adapt.with_redundancy(settings, divided).parts["train"]
-    batches = train_batches(
-        train.images, settings.image, LoaderSettings(workers=0), seed=settings.seed, steps=range(BATCHES),
-        batch_size=settings.batch_size, truth=train.truth,
-    )  # fmt: skip
-    torch.save(list(islice(batches, BATCHES)), path)
+    parts = adapt.with_redundancy(settings, divided).parts
+    train, test, size = parts["train"], parts["test"], settings.batch_size
+    here = LoaderSettings(workers=0)
+    steps = train_batches(
+        train.images, settings.image, here, seed=settings.seed, steps=range(BATCHES), batch_size=size, truth=train.truth
+    )
+    count = len(test.images)
+    rows = [place * count // (BATCHES * size) for place in range(BATCHES * size)]
+    rows = [row for start in range(BATCHES) for row in rows[start::BATCHES]]  # each batch from all over, too
+    whole = whole_batches(test.images, settings.image, here, size, truth=test.truth, rows=rows)
+    torch.save({"train": list(steps), "inference": list(whole)}, path)
 
 
-def rates(contents: list[dict[str, Any]], path: Path, rounds: int) -> list[dict[str, Any]]:
+def rates(
+    contents: list[dict[str, Any]], path: Path, part: cost.Part, files: list[Path | None], rounds: int
+) -> list[dict[str, Any]]:
     """Measure all settings' speeds and FLOPs in turns, in this process."""
     recipes = [recipe.check(content, "of the sweep", AdaptRecipe) for content in contents]
-    return cost.measure_rates(recipes, _load(path), device=device_of(recipes[0]), rounds=rounds)
+    device = device_of(recipes[0])
+    return cost.measure_rates(recipes, _load(path, part), part, weights=files, device=device, rounds=rounds)
 
 
-def peak(content: dict[str, Any], path: Path, part: cost.Part) -> float:
+def peak(content: dict[str, Any], path: Path, part: cost.Part, file: Path | None) -> float:
     """Measure a setting's peak memory in this process, which does nothing else."""
     settings = recipe.check(content, "of the sweep", AdaptRecipe)
-    return cost.peak_mb(settings, _load(path)[0], part, device_of(settings))
+    return cost.peak_mb(settings, _load(path, part)[0], part, device_of(settings), file)
+
+
+def _weights(record: Record, policy: str, ratio: float) -> Path | None:
+    """Find the trained weights of a setting, of whichever seed is done."""
+    names = [row["run"] for row in record.content["runs"] if (row["policy"], row["ratio"]) == (policy, ratio)]
+    files = [record.folder / "runs" / name / "model.safetensors" for name in names]
+    return next((file for file in files if file.is_file()), None)
 
 
 def device_of(settings: AdaptRecipe) -> str:
@@ -126,16 +140,18 @@ def device_of(settings: AdaptRecipe) -> str:
     return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _load(path: Path) -> list[Batch]:
-    batches: list[Batch] = torch.load(path, weights_only=False)
-    return batches
+def _load(path: Path, part: cost.Part) -> list[Batch]:
+    batches: dict[str, list[Batch]] = torch.load(path, weights_only=False)
+    return batches[part]
 
 
-def _notes(base: AdaptRecipe, rounds: int) -> str:
+def _notes(base: AdaptRecipe, rounds: int, trained: int) -> str:
     device = device_of(base)
     where = "one CPU thread" if device == "cpu" else torch.cuda.get_device_name()
     memory = cost.MEMORY_NOTE if device == "cpu" else HOW["cuda"]
     return (
-        f"Costs: {where}, batch {base.batch_size}, real images, scoring and selection included, {rounds} rounds in "
-        f"turns; peak memory is {memory}; FLOPs are matrix products, convolutions and attention, forward and backward."
+        f"Costs: {where}, batch {base.batch_size}, scoring and selection included, {rounds} rounds in turns; training "
+        f"on training images, inference on test images, with trained weights where a run is done ({trained} of the "
+        f"settings), where kept is the share of patches encoded. Peak memory: {memory}. FLOPs: matrix products, "
+        "convolutions and attention, forward and backward."
     )
