@@ -12,7 +12,7 @@ from terrasieve import recipe
 from terrasieve.recipe import AdaptRecipe
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(small_manifest: Path) -> Callable[..., AdaptRecipe]:
     """Make it; keyword arguments replace top-level keys."""
 
