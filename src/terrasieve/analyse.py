@@ -218,7 +218,7 @@ def _examples(
         pixels = pixels.round().clamp(0, 255).to(torch.uint8) if images.dtype == np.uint8 else pixels
         valid = None if batch.valid is None else batch.valid[0].cpu()
         words = describe(scored.slice(row, 1).to_pylist()[0], settings)
-        jpeg = strip(pixels, valid, score_1N[0].cpu(), settings.patch_px, images.bands)
+        jpeg = strip(pixels, valid, torch.from_numpy(score_1N[0]), settings.patch_px, images.bands)
         shown.append(Example(scored["uri"][row].as_py(), words, jpeg))
     return shown
 
