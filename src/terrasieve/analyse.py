@@ -128,7 +128,7 @@ def analyse(
     table = manifest.read(manifest_path)
     image, images = _images(table, trained, size_px, bands)
     about: dict[str, Any] = {
-        "manifest": manifest.content_hash(table),
+        "manifest_hash": manifest.content_hash(table),
         "settings": settings.model_dump(mode="json"),
         "size_px": list(image.shape_px),
         "bands": list(images.bands),
@@ -146,7 +146,7 @@ def analyse(
             table, images, image, scorer, folder, about, workers=workers, on_images=on_images
         )
         shown = _examples(table, scored, images, image, settings, scorer, examples)
-        said = {"manifest file": manifest_path, **({"encoder folder": encoder} if encoder else {}), **about}
+        said = {"manifest": manifest_path, **about, "encoder": encoder or "none"}
         page = write_redundancy_report(folder, scored, settings, said, shown)
     return Analysis(scored, page, _notes(table, images, image))
 

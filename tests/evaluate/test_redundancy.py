@@ -216,8 +216,8 @@ def test_ctrl_c_leaves_the_parts(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_another_analysis_in_the_folder_is_named(scenes: Path, tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps({"manifest": "0" * 32}))
-    with pytest.raises(UserError, match=r"manifest = 0000.*another folder with -o"):
+    (tmp_path / "settings.json").write_text(json.dumps({"manifest_hash": "0" * 32}))
+    with pytest.raises(UserError, match=r"manifest_hash = 0000.*another folder with -o"):
         analyse.analyse(scenes, tmp_path, **HOW)
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(UserError, match=r"settings\.json"):
