@@ -123,6 +123,9 @@ def analyse(
     Raises:
         UserError: for anything that a user can mend.
     """
+    for option, count in (("--workers", workers or 0), ("--examples", examples)):
+        if count < 0:
+            raise UserError(f"{option}: {count} is less than 0.")
     trained = None if encoder is None else load_encoder(encoder)
     settings = _settings(trained, {key: value for key, value in how.items() if value is not None})
     table = manifest.read(manifest_path)
@@ -182,8 +185,10 @@ def _images(
     try:
         images = imagery.from_table(table, image.bands)
     except UserError as error:
-        wanted = "The encoder takes these bands alone." if trained else "Choose bands with --bands red,green,blue."
-        raise UserError(f"{error} {wanted}") from error
+        sets = [set(row or ()) for row in table.filter(table["keep"])["bands"].to_pylist()]
+        every = ", ".join(sorted(set.intersection(*sets))) if sets else ""
+        wanted = "The encoder takes these alone." if trained else "Choose with --bands A,B."
+        raise UserError(f"{error} All images have: {every or 'no band in common'}. {wanted}") from error
     return image, images
 
 
