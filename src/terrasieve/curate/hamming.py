@@ -60,7 +60,9 @@ def join(hashes: np.ndarray, distance: int, threads: int | None = None) -> Join:
     ordered = hashes[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(hashes) else np.zeros(0, np.int64)
     unique = ordered[first]
-    near = _forest(unique, distance, threads or len(os.sched_getaffinity(0))) if distance else np.zeros((0, 2), np.int64)
+    near = (
+        _forest(unique, distance, threads or len(os.sched_getaffinity(0))) if distance else np.zeros((0, 2), np.int64)
+    )
     return _rows(order, first, unique, near)
 
 
@@ -70,7 +72,7 @@ def _rows(order: np.ndarray, first: np.ndarray, unique: np.ndarray, near: np.nda
     leader = np.repeat(order[first], np.diff(np.r_[first, n])).astype(np.int64)  # stable sort: the lowest row
     same = np.flatnonzero(leader != order)
     equal = np.stack([leader[same], order[same].astype(np.int64)], axis=1)
-    far = np.sort(order[first].astype(np.int64)[near], axis=1) if len(near) else np.zeros((0, 2), np.int64)
+    far = np.sort(order[first].astype(np.int64)[near], axis=1)
     pairs = np.concatenate([equal, far])
     distance = np.zeros(len(pairs), np.uint8)
     distance[len(equal) :] = np.bitwise_count(unique[near[:, 0]] ^ unique[near[:, 1]])
