@@ -104,7 +104,8 @@ def _forest(unique: np.ndarray, distance: int, threads: int) -> np.ndarray:
         parts = list(pool.map(work, range(threads)))
     parent = np.arange(len(unique), dtype=np.int64)
     together = np.concatenate(parts).astype(np.int64)
-    return together[_unite_all(parent, together)]
+    joined: np.ndarray = _unite_all(parent, together)
+    return np.compress(joined, together, axis=0)
 
 
 def _key_bits(n: int) -> int:
@@ -122,8 +123,7 @@ def _agreeing(n: int, distance: int) -> int:
     return min(range(1, _MOST_BLOCKS + 1), key=cost_ns)
 
 
-@intrinsic
-def _bits(typing: Any, value: Any) -> Any:
+def _count_ones(typing: Any, value: Any) -> Any:
     """Count the ones of a uint64 by the processor's own instruction."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -131,6 +131,9 @@ def _bits(typing: Any, value: Any) -> Any:
         return builder.call(count, arguments)
 
     return types.uint64(types.uint64), generate
+
+
+_bits: Any = intrinsic(_count_ones)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -207,7 +210,7 @@ def _key(h: int, starts: np.ndarray, widths: np.ndarray) -> int:
     for b in range(len(starts)):
         mask = (np.uint64(1) << np.uint64(widths[b])) - np.uint64(1)
         key = (key << np.uint64(widths[b])) | ((h >> np.uint64(starts[b])) & mask)
-    return np.int64(key)
+    return int(key)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -45,7 +45,7 @@ def thumbnail(grey_HW: np.ndarray) -> np.ndarray:
         means = parts.sum(axis=(1, 3), dtype=np.uint32) / np.float32(H * W // SIDE**2)
     else:
         means = _shares(H) @ grey_HW.astype(np.float32) @ _shares(W).T
-    return (means + np.float32(0.5)).astype(np.uint8)
+    return np.asarray(means + np.float32(0.5)).astype(np.uint8)
 
 
 def hashes(thumbs_nHW: np.ndarray) -> Hashes:
@@ -83,14 +83,14 @@ def _entropy(thumbs_nHW: np.ndarray) -> np.ndarray:
     bins = (thumbs_nHW.reshape(n, -1) >> 2).astype(np.int64) + 64 * np.arange(n)[:, None]
     share = np.bincount(bins.ravel(), minlength=64 * n).reshape(n, 64) / np.float32(SIDE**2)
     terms = np.where(share > 0, share * np.log2(np.where(share > 0, share, 1)), 0)
-    return (-terms.sum(axis=1)).astype(np.float32)
+    return np.asarray(-terms.sum(axis=1), np.float32)
 
 
 @cache
 def _dct() -> np.ndarray:
     """Return the 8 lowest rows of the DCT-II over 32 values, (8, 32) float32, unscaled."""
     k, x = np.arange(LOW)[:, None], np.arange(SIDE)[None]
-    return (2 * np.cos(np.pi * k * (2 * x + 1) / (2 * SIDE))).astype(np.float32)
+    return np.asarray(2 * np.cos(np.pi * k * (2 * x + 1) / (2 * SIDE)), np.float32)
 
 
 @cache
@@ -99,4 +99,4 @@ def _shares(length: int, count: int = SIDE) -> np.ndarray:
     edges = np.linspace(0, length, count + 1)
     pixels = np.arange(length)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.clip(overlap, 0, None) * count / length).astype(np.float32)
+    return np.asarray(np.clip(overlap, 0, None) * count / length, np.float32)
