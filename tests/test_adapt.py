@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.evaluate import finetune, parts
 from terrasieve.evaluate.protocol import read_scores
+from terrasieve.predict import predict
 from terrasieve.pretrain import resumed
 from terrasieve.recipe import AdaptRecipe
 from terrasieve.train.checkpoint import found
@@ -33,6 +35,7 @@ from terrasieve.train.optim import adamw
 from terrasieve.train.settings import OptimSettings
 from terrasieve.train.state import State, build
 
+STILL = {"size_px": 40, "augment": {"crop_scale": [1, 1], "crop_ratio": [1, 1]}}
 ALONE = World(0, 1, torch.device("cpu"))
 Tune = Callable[..., AdaptRecipe]
 
@@ -341,6 +344,44 @@ def test_a_manifest_with_both_kinds_of_labels_is_asked_which(tune: Tune, small_m
     adapt(tune(task={"data": both, "labels": "labels"}, mixup=0.5, steps=4), tmp_path / "run")
     metrics = [score.metric for score in read_scores(tmp_path / "run" / "scores.json")]
     assert metrics[:2] == ["ap_macro", "ap_micro"] and "jaccard_weighted" in metrics
+
+
+def test_maps_lie_where_the_images_lie_and_show_the_squares(dense: Tune, masked_manifest: Path, tmp_path: Path) -> None:
+    """The whole way of a segmentation: it learns the squares, and the maps of images agree with their masks."""
+    settings = dense(steps=60, validate_every=60, optim={"base_lr": 0.06, "warmup": 0.1}, image=STILL)
+    adapt(settings, tmp_path / "run")
+    scores = {score.metric: score.value for score in read_scores(tmp_path / "run" / "scores.json")}
+    assert scores["overall_accuracy"] > 0.85
+    written = predict(tmp_path / "run", masked_manifest, tmp_path / "maps")
+    assert [path.name for path in written.paths] == [f"{index:02d}.tif" for index in range(16)] and not written.failed
+    right = []
+    for path in written.paths:
+        folder = masked_manifest.parent
+        with (
+            rasterio.open(path) as made,
+            rasterio.open(folder / "images" / path.name) as image,
+            rasterio.open(folder / "masks" / path.name) as mask,
+        ):
+            assert (made.crs, made.transform, made.shape) == (image.crs, image.transform, image.shape)
+            right.append((made.read(1) == mask.read(1)).mean())
+    assert np.mean(right) > 0.85
+
+
+def test_classes_are_predicted_into_a_table(tune: Tune, small_manifest: Path, tmp_path: Path) -> None:
+    adapt(tune(), tmp_path / "run")
+    uris = manifest.read(small_manifest)["uri"].to_pylist()
+    broken = labelled(small_manifest, tmp_path / "b.parquet", uri=[*uris[:-1], str(tmp_path / "gone.tif")])
+    written = predict(tmp_path / "run", Path(broken), tmp_path / "out")
+    assert [uri for uri, _ in written.failed] == [str(tmp_path / "gone.tif")]
+    with written.paths[0].open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["uri"] for line in lines] == uris[:-1]
+    for line in lines:
+        chances = {name: float(line[name]) for name in ("rough", "smooth")}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-3)
+        assert line["predicted"] == max(chances, key=lambda name: chances[name])
+    with pytest.raises(UserError, match=r"holds no recipe\.yaml: it is no run of terrasieve adapt"):
+        predict(tmp_path, small_manifest, tmp_path / "out")
 
 
 def run_command(*words: str, cwd: Path, expect: int = 0) -> str:
