@@ -117,6 +117,8 @@ app.command(
     "method.drop.ratio=0.75  ·  terrasieve adapt --resume runs/my_run"
 )(training.adapt)
 
+app.command(epilog="Example: terrasieve predict runs/my_run scenes.parquet -o maps/")(training.predict)
+
 
 app.command(epilog="Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2")(sweep)
 

@@ -7,7 +7,6 @@ image's height, nor with its width by more than a strip of pixels.
 
 from __future__ import annotations
 
-import colorsys
 import io
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -27,9 +26,9 @@ from terrasieve.data.images import Images
 from terrasieve.errors import UserError
 from terrasieve.imagery import raster
 from terrasieve.train.checkpoint import written_aside
+from terrasieve.train.picture import Colours, display_bands, palette
 
 Predict = Callable[[Batch, torch.Generator], Tensor]
-Colours = Sequence[tuple[int, int, int]]
 Part = tuple[int, int, NDArray[np.uint8]]  # x, y, (h, w) class numbers, 255 without data
 
 
@@ -145,14 +144,6 @@ def whole(parts: Iterator[Part], height: int, width: int) -> NDArray[np.uint8]:
     return classes_HW
 
 
-def palette(classes: int) -> Colours:
-    """Return a colour for each class, neighbours far apart in hue."""
-    return [
-        tuple(round(255 * part) for part in colorsys.hls_to_rgb(0.58 + 0.382 * n, (0.45, 0.65, 0.3)[n % 3], 0.65))  # type: ignore[misc]
-        for n in range(classes)
-    ]
-
-
 def write_geotiff(
     parts: Iterator[Part], images: Images, row: int, classes: Sequence[str], path: Path, colours: Colours | None = None
 ) -> None:
@@ -168,15 +159,15 @@ def write_geotiff(
         path: to write.
         colours: red, green, blue of each class, 0 to 255; None = :func:`palette`.
     """
-    import rasterio
+    import rasterio.windows
     from rasterio.windows import Window
 
     x, y, width, height = (int(v) for v in images.windows[row])
     header = raster.header(images.uris[row])
     place = {}
     if header.crs is not None and header.transform is not None:
-        transform = rasterio.Affine(*header.transform) * rasterio.Affine.translation(x, y)
-        place = {"crs": rasterio.crs.CRS.from_string(header.crs), "transform": transform}
+        where = rasterio.windows.transform(Window(x, y, width, height), rasterio.Affine(*header.transform))
+        place = {"crs": rasterio.crs.CRS.from_string(header.crs), "transform": where}
     shape = {"width": width, "height": height, "count": 1, "dtype": "uint8", "nodata": IGNORED}
     layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "bigtiff": "if_safer"}
     with written_aside(path) as aside, rasterio.open(aside, "w", driver="GTiff", **shape, **layout, **place) as file:
@@ -192,8 +183,8 @@ def side_by_side(
     image_CHW: NDArray[np.generic],
     maps: Sequence[NDArray[np.uint8]],
     classes: Sequence[str],
+    bands: tuple[str, ...],
     *,
-    rgb: tuple[int, int, int] = (0, 1, 2),
     valid: NDArray[np.bool_] | None = None,
     colours: Colours | None = None,
     largest_px: int = 384,
@@ -204,7 +195,7 @@ def side_by_side(
         image_CHW: digital numbers; each band is stretched between its 2nd and 98th percentile.
         maps: (H, W) uint8 class numbers; 255 is drawn black.
         classes: names.
-        rgb: which bands are red, green and blue.
+        bands: names, to find red, green and blue.
         valid: (H, W), False where there is no data.
         colours: of the classes; None = :func:`palette`.
         largest_px: a panel's longer side is at most this.
@@ -219,7 +210,7 @@ def side_by_side(
     height, width = image_CHW.shape[1:]
     factor = min(1.0, largest_px / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    panels = [Image.fromarray(_stretched(image_CHW[list(rgb)], valid)).resize(size, Image.Resampling.BOX)]
+    panels = [Image.fromarray(_stretched(image_CHW[display_bands(bands)], valid)).resize(size, Image.Resampling.BOX)]
     panels += [Image.fromarray(table[map_HW]).resize(size, Image.Resampling.NEAREST) for map_HW in maps]
     present = sorted({int(number) for map_HW in maps for number in np.unique(map_HW)} - {IGNORED})
     gap, line = 4, 16

@@ -18,6 +18,7 @@ from terrasieve.batch import IGNORED, Batch, Output
 from terrasieve.errors import UserError
 from terrasieve.methods.dropping import Dropping, DropSettings
 from terrasieve.methods.reconstruction import draw_noise
+from terrasieve.methods.rvit import kept_flags, kept_share
 from terrasieve.nn.encoder import Encoder, initialise
 from terrasieve.nn.fill import Fill
 from terrasieve.nn.heads import UPerNet
@@ -59,6 +60,8 @@ class RUPerNetSettings(Section):
             raise ValueError(f"scales {self.scales}: give at least two of {allowed}, the finest first")
         if self.taps is not None and len(self.taps) != len(self.scales):
             raise ValueError(f"taps {self.taps}: give {len(self.scales)}, one for each of the scales")
+        if self.fill == "learned" and self.drop.policy != "none" and self.drop.when == "inference":
+            raise ValueError("fill learned: nothing is dropped in training, so nothing would be learnt; choose another")
         if self.class_weights is not None and self.classes and len(self.class_weights) != self.classes:
             raise ValueError(f"class_weights: {len(self.class_weights)} weights for {self.classes} classes")
         return self
@@ -87,6 +90,8 @@ class RUPerNet(nn.Module):
         self.pyramid = TokenPyramid(encoder.width, settings.width, encoder.grid, settings.scales, settings.fill)
         self.head = UPerNet(settings.width, len(settings.scales), settings.classes)
         initialise(self.pyramid, seed, "pyramid")
+        if settings.drop.policy == "none":
+            self.pyramid.filler.requires_grad_(False)  # it never takes part, which DDP would wait for
         initialise(self.head, seed, "head")
         weights = torch.tensor(settings.class_weights or [1.0] * settings.classes)
         self.register_buffer("weights_C", weights, persistent=False)
@@ -126,12 +131,10 @@ class RUPerNet(nn.Module):
         mask = batch.mask if batch.valid is None else batch.mask.masked_fill(~batch.valid, IGNORED)
         painted = {}
         if picture:
-            painted = {"patches": patches_BNP, "kept": _flags(kept, patches_BNP), "mask": batch.mask}
+            painted = {"patches": patches_BNP, "kept": kept_flags(kept, patches_BNP), "mask": batch.mask}
             painted["predicted_mask"] = logits.detach().argmax(dim=1)
-        count = patches_BNP.shape[0] * patches_BNP.shape[1]
-        kept_count = count if kept is None else len(kept.ids_T) if isinstance(kept, Ragged) else kept.numel()
-        share = torch.full((), kept_count / count, device=logits.device)
-        return Output(self.loss(logits, mask), {"kept_share": share}, painted)
+        share = kept_share(kept, *patches_BNP.shape[:2])
+        return Output(self.loss(logits, mask), {"kept_share": share.to(logits.device)}, painted)
 
     def loss(self, logits_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
         """Return the class-weighted cross-entropy, () float32: the mean over all pixels, to which ignored ones add 0.
@@ -156,14 +159,3 @@ def _taps(settings: RUPerNetSettings, depth: int) -> tuple[int, ...]:
             "after the last tap would be computed for nothing, or shorten it by encoder.depth."
         )
     return taps
-
-
-def _flags(kept: Tensor | Ragged | None, patches_BNP: Tensor) -> Tensor:
-    """Mark the kept patches: (B, N) bool."""
-    shape, device = patches_BNP.shape[:2], patches_BNP.device
-    if kept is None:
-        return torch.ones(shape, dtype=torch.bool, device=device)
-    flags_BN = torch.zeros(shape, dtype=torch.bool, device=device)
-    if isinstance(kept, Ragged):
-        return flags_BN.index_put((kept.rows_T, kept.ids_T), torch.ones_like(kept.ids_T, dtype=torch.bool))
-    return flags_BN.scatter(1, kept, True)
