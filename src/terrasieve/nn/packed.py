@@ -1,18 +1,23 @@
 """Packed blocks: a timm ViT's blocks over the tokens of images that keep different numbers of patches.
 
 Between ``sieve.ragged`` and ``encoder``. Norms, linears and MLPs run over all tokens at once; only attention has to
-know where an image ends. METHODS.md, section 8.
+know where an image ends. On a CPU it goes image by image, on CUDA through the flash kernel for ragged batches in half
+precision, else through FlexAttention. METHODS.md, section 8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
 
 from terrasieve.sieve.ragged import Ragged
 
@@ -28,7 +33,7 @@ class Packing:
         offsets: (B + 1,) int32, where each image begins, and S.
         lengths: tokens of each image on the host; empty where it does not know them.
         longest: no image has more tokens.
-        blocks: FlexAttention's block mask, on CUDA where ``varlen_attn`` cannot be used.
+        mask: FlexAttention's, on CUDA where ``varlen_attn`` cannot be used; built once for all blocks.
     """
 
     cls_B: Tensor
@@ -37,7 +42,7 @@ class Packing:
     offsets: Tensor
     lengths: tuple[int, ...]
     longest: int
-    blocks: Any = None
+    mask: BlockMask | None = None
 
     @staticmethod
     def of(layout: Ragged, patches: int) -> Packing:
@@ -50,7 +55,9 @@ class Packing:
         rows_S = rows_S.index_copy(0, cls_B, images).index_copy(0, patches_T, layout.rows_T)
         offsets = (layout.offsets + torch.arange(B + 1, device=device)).int()
         lengths = tuple(length + 1 for length in layout.lengths)
-        return Packing(cls_B, patches_T, rows_S, offsets, lengths, max(lengths, default=patches + 1))
+        longest = max(lengths, default=patches + 1)
+        mask = _block_mask(rows_S) if device.type == "cuda" and not _has_varlen(device) else None
+        return Packing(cls_B, patches_T, rows_S, offsets, lengths, longest, mask)
 
     def join(self, cls_D: Tensor, tokens_TD: Tensor) -> Tensor:
         """Put the class token before each image's tokens: (S, D)."""
@@ -88,14 +95,57 @@ def packed_attention(attention: nn.Module, x_SD: Tensor, packing: Packing) -> Te
     """Do what timm's ``Attention`` does, within each image: (S, D) -> (S, D)."""
     attn: Any = attention
     q_SHd, k_SHd, v_SHd = attn.qkv(x_SD).view(len(x_SD), 3, attn.num_heads, -1).unbind(1)
-    q_SHd, k_SHd = attn.q_norm(q_SHd), attn.k_norm(k_SHd)
-    read_SHd = _by_image(q_SHd, k_SHd, v_SHd, packing)
+    q_SHd, k_SHd = attn.q_norm(q_SHd).to(v_SHd.dtype), attn.k_norm(k_SHd).to(v_SHd.dtype)
+    if packing.mask is not None:
+        read_SHd = _by_block_mask(q_SHd, k_SHd, v_SHd, packing)
+    elif x_SD.device.type == "cuda":
+        read_SHd = _by_flash(q_SHd, k_SHd, v_SHd, packing)
+    else:
+        read_SHd = _by_image(q_SHd, k_SHd, v_SHd, packing)
     projected: Tensor = attn.proj(attn.norm(read_SHd.flatten(1)))
     return projected
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # other lengths would be another graph in every step
 def _by_image(q_SHd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
-    """Attend image by image."""
-    parts = zip(*(torch.split(values, list(packing.lengths)) for values in (q_SHd, k_SHd, v_SHd)), strict=True)
-    read = [F.scaled_dot_product_attention(*(p.transpose(0, 1)[None] for p in part)) for part in parts]
-    return torch.cat([one[0].transpose(0, 1) for one in read])
+    """Attend image by image, on views; a bucket per length would gain nothing, see LOG.md."""
+    lengths = list(packing.lengths)
+    images = (values.transpose(0, 1)[None].split(lengths, dim=2) for values in (q_SHd, k_SHd, v_SHd))  # type: ignore[no-untyped-call]
+    read = [F.scaled_dot_product_attention(q, k, v) for q, k, v in zip(*images, strict=True)]
+    return torch.cat(read, dim=2)[0].transpose(0, 1)
+
+
+def _by_flash(q_SHd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
+    """Attend by the flash kernel for ragged batches."""
+    bounds, longest = packing.offsets, packing.longest
+    return cast(Tensor, varlen_attn(q_SHd, k_SHd, v_SHd, bounds, bounds, longest, longest))
+
+
+def _by_block_mask(q_SHd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
+    """Attend over all tokens with FlexAttention, which skips blocks without a pair of tokens of one image."""
+    q, k, v = (values.transpose(0, 1)[None] for values in (q_SHd, k_SHd, v_SHd))
+    read: Tensor = _compiled(flex_attention)(q, k, v, block_mask=packing.mask)
+    return read[0].transpose(0, 1)
+
+
+def _block_mask(rows_S: Tensor) -> BlockMask:
+    """Build FlexAttention's mask: tokens see the tokens of their image."""
+
+    def same_image(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return rows_S[query] == rows_S[key]
+
+    S = len(rows_S)
+    mask: BlockMask = _compiled(create_block_mask)(same_image, None, None, S, S, device=rows_S.device)
+    return mask
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile what is slow and large in memory otherwise."""
+    return torch.compile(function)
+
+
+def _has_varlen(device: torch.device) -> bool:
+    """Tell whether the flash kernels for ragged batches take what attention will be given under this autocast."""
+    half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") in (torch.bfloat16, torch.float16)
+    return half and torch.cuda.get_device_capability(device) >= (8, 0)

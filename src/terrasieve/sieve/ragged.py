@@ -66,8 +66,8 @@ def scatter_ragged(values_TD: Tensor, layout: Ragged, patches: int, fill: Tensor
         fill: of the other places, a number or (D,); takes part in the gradient.
     """
     B, D = len(layout), values_TD.shape[1]
-    fill = torch.as_tensor(fill, dtype=values_TD.dtype, device=values_TD.device)
-    grid = fill.expand(B * patches, D).index_copy(0, layout.rows_T * patches + layout.ids_T, values_TD)
+    fill_D = fill.to(values_TD.dtype) if isinstance(fill, Tensor) else values_TD.new_full((), fill)
+    grid = fill_D.expand(B * patches, D).index_copy(0, layout.rows_T * patches + layout.ids_T, values_TD)
     return grid.view(B, patches, D)
 
 

@@ -69,13 +69,12 @@ def effective_rank(tokens_BND: Tensor) -> Tensor:
 def _mean(tokens_BND: Tensor, scale_BN: Tensor, valid_BN: Tensor | None) -> Tensor:
     """Return the mean cosine to the others through the sum of all unit vectors, the patch itself taken out."""
     sum_BD = torch.bmm(scale_BN[:, None], tokens_BND)
-    with_self_BN = torch.bmm(tokens_BND, sum_BD.transpose(1, 2)).squeeze(-1) * scale_BN
-    N = tokens_BND.shape[1]
-    others = N - 1 if valid_BN is None else valid_BN.sum(dim=1, keepdim=True) - 1
-    itself_BN: Tensor = (torch.linalg.vector_norm(tokens_BND, dim=-1) * scale_BN).square()
-    mean_BN: Tensor = (with_self_BN - itself_BN) / (max(others, 1) if isinstance(others, int) else others.clamp_min(1))
-    alone = torch.as_tensor(others, device=tokens_BND.device) < 1
-    return mean_BN.masked_fill(alone, -1.0)
+    all_BN = torch.bmm(tokens_BND, sum_BD.transpose(1, 2)).squeeze(-1) * scale_BN
+    itself_BN = (torch.linalg.vector_norm(tokens_BND, dim=-1) * scale_BN).square()
+    real_BN = torch.ones_like(scale_BN[:, :1]).expand_as(scale_BN) if valid_BN is None else valid_BN
+    others_B1 = real_BN.sum(dim=1, keepdim=True) - 1
+    mean_BN: Tensor = (all_BN - itself_BN) / others_B1.clamp_min(1)
+    return mean_BN.masked_fill(others_B1 < 1, -1.0)
 
 
 def _by_pairs(
