@@ -31,6 +31,7 @@ ORDER = [
         "recipe",
         "pretrain",
         "assess",
+        "analyse",
         "display",
         "watch",
         "demo",

