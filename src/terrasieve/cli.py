@@ -36,8 +36,8 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"terrasieve: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        sys.stderr.write(f"terrasieve: interrupted{interrupt}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("terrasieve: interrupted\n")
         sys.exit(130)
 
 
@@ -194,7 +194,7 @@ def redundancy(
 ) -> None:
     """Measure how redundant images are: a table (GeoParquet) and a page with histograms, map and masks."""
     from terrasieve import analyse
-    from terrasieve.display import counting, out
+    from terrasieve.display import counting, err, out
 
     _choose("of", of, (None, "pixels", "embeddings", "features"))
     _choose("reduction", reduction, (None, "mean", "largest", "cover"))
@@ -206,7 +206,8 @@ def redundancy(
                 on_images=tick,
             )  # fmt: skip
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt("; the same command goes on from here") from interrupt
+            err.print("terrasieve: interrupted; the same command goes on from here")
+            raise typer.Exit(130) from interrupt
     for line in found.lines():
         out.print(line, markup=False)
 
