@@ -35,6 +35,7 @@ ORDER = [
         "display",
         "watch",
         "demo",
+        "commands",
         "cli",
         "__main__",
     ),
