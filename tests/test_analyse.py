@@ -86,8 +86,8 @@ def test_mistakes_with_an_encoder(run: Path, small_manifest: Path, tmp_path: Pat
     ("words", "message"),
     [
         (["--of", "features"], "--of features needs an encoder"),
-        (["--of", "pixel"], "--of: 'pixel' is not one of pixels, embeddings, features"),
-        (["--reduction", "max"], "--reduction: 'max' is not one of mean, largest, cover"),
+        (["--of", "pixel"], "--of: Input should be 'pixels', 'embeddings' or 'features'; got 'pixel'"),
+        (["--reduction", "max"], "--reduction: Input should be 'mean', 'largest' or 'cover'; got 'max'"),
         (["--threshold", "1.5"], r"--threshold: .*less than or equal to 1; got 1\.5"),
         (["--patch-px", "0"], "--patch-px: .*greater than 0; got 0"),
         (["--patch-px", "15"], "A patch of 15 px does not divide an image of 224 x 224 px"),

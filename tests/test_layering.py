@@ -39,6 +39,7 @@ ORDER = [
         "watch",
         "demo",
         "training",
+        "commands",
         "cli",
         "__main__",
     ),
