@@ -120,7 +120,6 @@ app.command(
 
 app.command(epilog="Example: terrasieve predict runs/my_run scenes.parquet -o maps/")(training.predict)
 
-
 app.command(epilog="Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2")(sweep)
 
 
