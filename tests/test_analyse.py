@@ -67,7 +67,7 @@ def test_mistakes_with_an_encoder(run: Path, small_manifest: Path, tmp_path: Pat
     cases: list[tuple[list[str | Path], str]] = [
         (
             [tmp_path / "grey.parquet", "--encoder", run],
-            r"blue, green, red, nir is not in every image.*All images have: grey. The encoder takes",
+            r"blue, green, red, nir is not in every image.*All images have: grey; the encoder takes",
         ),
         ([small_manifest, "--encoder", run, "--size-px", "64"], "--size-px: the size and the bands of the encoder"),
         ([small_manifest, "--encoder", run, "--bands", "red"], "--bands: the size and the bands of the encoder"),
@@ -86,8 +86,8 @@ def test_mistakes_with_an_encoder(run: Path, small_manifest: Path, tmp_path: Pat
     ("words", "message"),
     [
         (["--of", "features"], "--of features needs an encoder"),
-        (["--of", "pixel"], "--of: 'pixel' is not one of pixels, embeddings, features"),
-        (["--reduction", "max"], "--reduction: 'max' is not one of mean, largest, cover"),
+        (["--of", "pixel"], "--of: Input should be 'pixels', 'embeddings' or 'features'; got 'pixel'"),
+        (["--reduction", "max"], "--reduction: Input should be 'mean', 'largest' or 'cover'; got 'max'"),
         (["--threshold", "1.5"], r"--threshold: .*less than or equal to 1; got 1\.5"),
         (["--patch-px", "0"], "--patch-px: .*greater than 0; got 0"),
         (["--patch-px", "15"], "A patch of 15 px does not divide an image of 224 x 224 px"),
@@ -95,7 +95,7 @@ def test_mistakes_with_an_encoder(run: Path, small_manifest: Path, tmp_path: Pat
         (["--size-px", "-3"], "--size-px: -3 is not a number of pixels"),
         (
             ["--bands", "red,swir1"],
-            "red, swir1 is not in every image.*All images have: blue, green, nir, red. Choose with --bands",
+            "red, swir1 is not in every image.*All images have: blue, green, nir, red; choose with --bands",
         ),
         (["--workers", "-1"], "--workers"),
         (["--examples", "-1"], "--examples"),
@@ -144,7 +144,7 @@ def test_small_images_are_not_enlarged_without_a_word(small_manifest: Path, tmp_
 
 @pytest.mark.parametrize("bands", ["band 4 reflectance,band 3 reflectance", "band 7 reflectance"])
 def test_real_scenes_with_no_data(shared_data: Path, tmp_path: Path, bands: str) -> None:
-    """Landsat 7 stacks of 8 bands in int16, with fill, whose last band is named differently: bands have to be chosen."""
+    """Landsat 7 stacks in int16, with fill, whose last bands have different names: bands have to be chosen."""
     scenes = [
         shared_data / "landsat_scenes" / f"LE702204{name}_stack.tif" for name in ("91999322EDC01", "92002106EDC00")
     ]

@@ -187,8 +187,10 @@ def _images(
     except UserError as error:
         sets = [set(row or ()) for row in table.filter(table["keep"])["bands"].to_pylist()]
         every = ", ".join(sorted(set.intersection(*sets))) if sets else ""
-        wanted = "The encoder takes these alone." if trained else "Choose with --bands A,B."
-        raise UserError(f"{error} All images have: {every or 'no band in common'}. {wanted}") from error
+        wanted = (
+            "." if not every else "; choose with --bands A,B." if trained is None else "; the encoder takes its own."
+        )
+        raise UserError(f"{error} All images have: {every or 'no band in common'}{wanted}") from error
     return image, images
 
 

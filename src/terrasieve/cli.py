@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from terrasieve import __version__, training
+from terrasieve.commands import redundancy
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -117,6 +118,7 @@ app.command(
     "method.drop.ratio=0.75  ·  terrasieve adapt --resume runs/my_run"
 )(training.adapt)
 
+app.command(epilog="Example: terrasieve predict runs/my_run scenes.parquet -o maps/")(training.predict)
 
 app.command(epilog="Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2")(sweep)
 
@@ -173,41 +175,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     out.print(f"report: {write_report(run)}", markup=False)
 
 
-@app.command(
-    epilog="Examples: terrasieve redundancy ucm.parquet -o redundancy  ·  "
-    "terrasieve redundancy ucm.parquet -o redundancy_mae --encoder runs/my_run --reduction largest"
-)
-def redundancy(
-    manifest: Annotated[Path, typer.Argument(help="Manifest of the images.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; an interrupted one goes on.")],
-    encoder: Annotated[Path | None, typer.Option(help="Run folder or exported folder; default: raw patches.")] = None,
-    of: Annotated[str | None, typer.Option(help="pixels, or with --encoder: embeddings, features.")] = None,
-    reduction: Annotated[str | None, typer.Option(help="What ranks a patch: mean, largest or cover.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Cosine of the greedy cover; default: 0.9.")] = None,
-    size_px: Annotated[int | None, typer.Option(help="Images are resampled to it; default: 224.")] = None,
-    patch_px: Annotated[int | None, typer.Option(help="Side of a patch; default: 16.")] = None,
-    bands: Annotated[str | None, typer.Option(help="Comma-separated; default: what all images have.")] = None,
-    examples: Annotated[int, typer.Option(help="Images in the gallery.")] = 16,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
-) -> None:
-    """Measure how redundant images are: a table (GeoParquet) and a page with histograms, map and masks."""
-    from terrasieve import analyse
-    from terrasieve.display import counting, err, out
-
-    _choose("of", of, (None, "pixels", "embeddings", "features"))
-    _choose("reduction", reduction, (None, "mean", "largest", "cover"))
-    with counting("redundancy", "images") as tick:
-        try:
-            found = analyse.analyse(
-                manifest, output, size_px=size_px, bands=tuple(bands.split(",")) if bands else None, encoder=encoder,
-                of=of, reduction=reduction, threshold=threshold, patch_px=patch_px, examples=examples, workers=workers,
-                on_images=tick,
-            )  # fmt: skip
-        except KeyboardInterrupt as interrupt:
-            err.print("terrasieve: interrupted; the same command goes on from here")
-            raise typer.Exit(130) from interrupt
-    for line in found.lines():
-        out.print(line, markup=False)
+app.command(epilog=redundancy.EXAMPLES)(redundancy.redundancy)
 
 
 @app.command(
@@ -289,9 +257,9 @@ def demo(
         raise typer.Exit(130)
 
 
-def _choose(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
+def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UserError(f"--{name}: {value!r} is not one of {', '.join(filter(None, allowed))}.")
+        raise UserError(f"--{name}: {value!r} is not one of {', '.join(allowed)}.")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from terrasieve import manifest
+from terrasieve.curate.scan import scan
 from terrasieve.errors import UserError
 from terrasieve.evaluate.tasks import load_task
 
@@ -39,6 +40,16 @@ def test_class_folders_with_a_random_split(folder: Path) -> None:
     assert task.split == load_task(f"folder:{folder}").split != load_task(f"folder:{folder}", seed=1).split
     assert load_task(f"folder:{folder}", "random:0.5").split.count("train") == 15
     assert "random split" in task.notes[0]
+
+
+def test_a_path_with_dots_names_the_files_that_a_scan_finds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``folder:../shared`` is the first thing a user types; tasks and manifests have to name a file alike."""
+    monkeypatch.chdir(folder / "deep")
+    found = {row["uri"] for row in scan(folder, labels="none").table.to_pylist()}
+    csv_of(folder, [f"./deep/../{path.relative_to(folder)},x,train" for path in sorted(folder.rglob("*.png"))[:-1]])
+    assert set(load_task("folder:../../set").uris) == found
+    with pytest.raises(UserError, match="no test samples"):  # all of them are found, all are for training
+        load_task("folder:../../set", "split.csv")
 
 
 def test_split_folders_are_respected(folder: Path) -> None:

@@ -130,7 +130,7 @@ def test_interrupted_and_resumed_by_the_same_command(
     small: Callable[..., AdaptRecipe], tmp_path: Path, number: signal.Signals
 ) -> None:
     path, folder = tmp_path / "recipe.yaml", tmp_path / "sweep"
-    path.write_text(recipe.dump(small(steps=400, validate_every=400)))
+    path.write_text(recipe.dump(small(steps=200, validate_every=200)))
     given = (path, "-o", folder, "--ratios", "0.5", "--policies", "static", "--seeds", "0", "--rounds", "0")
     started = command(*given, "--jobs", "2")
     logs = [folder / "runs" / name / "log.jsonl" for name in NAMES[:2]]
