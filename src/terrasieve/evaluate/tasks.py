@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
-import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from terrasieve import manifest
+from terrasieve.curate.tables import absolute
 from terrasieve.errors import UserError
 from terrasieve.evaluate.metrics import Kind
 from terrasieve.evaluate.probe import held_out
@@ -113,7 +113,7 @@ def parse(spec: str) -> tuple[str, Path]:
         near = difflib.get_close_matches(prefix, ["folder", "manifest"], n=1) if colon else ["folder"]
         meant = f"; did you mean {near[0]}:{rest if colon else spec}" if near else ""
         raise UserError(f"unknown task {spec!r}{meant}. A task is folder:PATH, manifest:PATH or FILE.parquet")
-    path = Path(os.path.abspath(Path(rest).expanduser()))  # without "..", as in a manifest
+    path = Path(absolute(Path(rest).expanduser()))
     if prefix == "folder" and not path.is_dir():
         raise UserError(f"task {spec!r}: there is no folder {path}")
     return prefix, path
@@ -216,7 +216,7 @@ def _by_csv(rows: list[Row], file: Path, root: Path, notes: list[str]) -> list[R
     for number, line in enumerate(lines, start=2):
         if not line["path"] or not line["split"] or (named and not line[named]):
             raise UserError(f"{file}, line {number}: an empty or missing value")
-        uri = os.path.abspath(root / line["path"])
+        uri = absolute(root / line["path"])
         if uri in listed:
             raise UserError(f"{file}, line {number}: {line['path']} is listed twice; keep one line per image")
         listed.add(uri)
