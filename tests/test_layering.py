@@ -32,6 +32,7 @@ ORDER = [
         "pretrain",
         "assess",
         "adapt",
+        "predict",
         "sweep",
         "analyse",
         "display",

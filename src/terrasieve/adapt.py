@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from terrasieve import manifest
@@ -72,7 +73,8 @@ def adapt(
             task = with_redundancy(settings, task, world)
             train = task.parts["train"]
             if world.leads:
-                describe(run, settings, about, train.images, resume)
+                sizes = {"image_px": np.median(train.images.windows[:, [3, 2]], axis=0).astype(int).tolist()}
+                describe(run, settings, about, train.images, resume, classes=list(task.classes), **sizes)
             if on_start:
                 on_start(world, settings, len(train.images), steps_done(run))
             state = build(settings, world, len(train.images.bands))

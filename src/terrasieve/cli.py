@@ -116,6 +116,8 @@ app.command(
     "method.drop.ratio=0.75  ·  terrasieve adapt --resume runs/my_run"
 )(training.adapt)
 
+app.command(epilog="Example: terrasieve predict runs/my_run scenes.parquet -o maps/")(training.predict)
+
 
 @app.command(
     epilog="Example: terrasieve evaluate runs/my_run --task folder:ucmerced --split split_80_20.csv --protocol knn"

@@ -132,7 +132,12 @@ def complete(settings: R, images: imagery.Images, **more: Any) -> R:
 
 
 def describe(
-    run: Path, settings: Recipe | AdaptRecipe, about: dict[str, Any], images: imagery.Images, resume: bool
+    run: Path,
+    settings: Recipe | AdaptRecipe,
+    about: dict[str, Any],
+    images: imagery.Images,
+    resume: bool,
+    **more: Any,
 ) -> None:
     """Write recipe.yaml and environment.json, or check that a resumed run still sees the same manifest."""
     path = run / "environment.json"
@@ -153,6 +158,7 @@ def describe(
         manifest_rows=len(images),
         dtype=images.dtype.name,
         threads=torch.get_num_threads(),
+        **more,
     )
     about |= {key: environment[key] for key in ("commit", "versions")}
     folder.write_json(path, environment)

@@ -1,4 +1,4 @@
-"""The commands that train: pretrain and adapt. They import what they need when they run; ``cli`` registers them."""
+"""The commands that train, and predict with what was trained. They import what they need when they run; for ``cli``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,26 @@ def adapt(
     folder = resume or folder or pretraining.new_folder(settings)
     if not adapt_watched(settings, folder, resume=resume is not None, stop_at=stop_at):
         raise typer.Exit(130)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of terrasieve adapt.")],
+    images: Annotated[Path, typer.Argument(help="Manifest (GeoParquet) of the images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps, or for predictions.csv.")],
+    window: Annotated[int | None, typer.Option(help="Pixels of a map's windows; default: as in training.")] = None,
+    overlap: Annotated[float, typer.Option(help="Of the windows, a share of their side.")] = 0.25,
+) -> None:
+    """Predict images with a fine-tuned run: a georeferenced map each, or a table of classes."""
+    from terrasieve import predict as prediction
+    from terrasieve.display import counting, err, out
+
+    side = None if window is None else (window, window)
+    with counting("predict", "images") as tick:
+        written = prediction.predict(run, images, output, window_px=side, overlap=overlap, on_images=tick)
+    for uri, reason in written.failed:
+        err.print(f"left out {uri}: {reason}", markup=False)
+    what = f"{len(written.paths):,} map(s) in {output}" if written.paths[:1] != [output / "predictions.csv"] else ""
+    out.print(what or str(output / "predictions.csv"), markup=False)
 
 
 def _recipe_or_run(

@@ -20,12 +20,10 @@ from terrasieve.data.loader import whole_batches
 from terrasieve.evaluate import dense
 from terrasieve.evaluate.metrics import METRICS, Kind, bootstrap, value
 from terrasieve.evaluate.parts import Divided, Part
-from terrasieve.evaluate.protocol import Score
+from terrasieve.evaluate.protocol import FINE_TUNED, Score
 from terrasieve.methods import Adapter
 from terrasieve.train.distributed import gathered
 from terrasieve.train.state import State, evaluating
-
-FINE_TUNED = "fine-tuned"
 
 
 def predictions(

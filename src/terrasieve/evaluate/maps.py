@@ -7,7 +7,6 @@ image's height, nor with its width by more than a strip of pixels.
 
 from __future__ import annotations
 
-import colorsys
 import io
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -27,10 +26,9 @@ from terrasieve.data.images import Images
 from terrasieve.errors import UserError
 from terrasieve.imagery import raster
 from terrasieve.train.checkpoint import written_aside
-from terrasieve.train.picture import display_bands
+from terrasieve.train.picture import Colours, display_bands, palette
 
 Predict = Callable[[Batch, torch.Generator], Tensor]
-Colours = Sequence[tuple[int, int, int]]
 Part = tuple[int, int, NDArray[np.uint8]]  # x, y, (h, w) class numbers, 255 without data
 
 
@@ -144,14 +142,6 @@ def whole(parts: Iterator[Part], height: int, width: int) -> NDArray[np.uint8]:
     for x, y, part in parts:
         classes_HW[y : y + part.shape[0], x : x + part.shape[1]] = part
     return classes_HW
-
-
-def palette(classes: int) -> Colours:
-    """Return a colour for each class, neighbours far apart in hue."""
-    return [
-        tuple(round(255 * part) for part in colorsys.hls_to_rgb(0.58 + 0.382 * n, (0.45, 0.65, 0.3)[n % 3], 0.65))  # type: ignore[misc]
-        for n in range(classes)
-    ]
 
 
 def write_geotiff(

@@ -130,6 +130,7 @@ def _split_rows(table: pa.Table, split: str | None, root: Path, notes: list[str]
     ]
     number = {(row.uri, row.window): position for position, row in enumerate(rows)}
     divided, _, _ = tasks.divide_rows(rows, split, root, 0, notes)
+    notes[:] = [note.replace(", stratified by class", "") for note in notes]  # masks have no class of the image
     return [str(row.split) for row in divided], [number[row.uri, row.window] for row in divided]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PRETRAINED, RANDOM_INIT, RAW_PIXELS = "pretrained", "random init", "raw pixels"
 PROTOCOLS = ("knn", "linear")
+FINE_TUNED = "fine-tuned"  # the protocol of a model that was trained on the task itself
 K = 20
 TEMPERATURE = 0.07
 
@@ -35,8 +36,8 @@ class Score:
 
     Attributes:
         encoder: "pretrained", "random init", "raw pixels" or another name.
-        protocol: "knn" or "linear".
-        metric: key of ``metrics.METRICS``.
+        protocol: "knn", "linear" or "fine-tuned".
+        metric: key of ``metrics.METRICS``, or of ``dense.METRICS``.
         value: in [0, 1].
         low, high: 95 % percentile bootstrap interval over the test samples.
         count: test samples.

@@ -5,7 +5,8 @@ Drawn from what a method returns when it is asked for a picture (``methods.recon
 
 from __future__ import annotations
 
-from colorsys import hsv_to_rgb
+from collections.abc import Sequence
+from colorsys import hls_to_rgb
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from terrasieve.train.checkpoint import written_aside
 
 GREY = 0.5
 GAP_PX = 4
+Colours = Sequence[tuple[int, int, int]]
 
 
 def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int], bands: tuple[str, ...]) -> np.ndarray:
@@ -76,11 +78,18 @@ def _per_pixel(flags_BN: Tensor, patch_px: int, shape_px: tuple[int, int]) -> Te
     return grid.repeat_interleave(patch_px, dim=2).repeat_interleave(patch_px, dim=3)
 
 
+def palette(classes: int) -> Colours:
+    """Return a colour for each class, neighbours far apart in hue: red, green, blue, 0 to 255."""
+    return [
+        tuple(round(255 * part) for part in hls_to_rgb(0.58 + 0.382 * n, (0.45, 0.65, 0.3)[n % 3], 0.65))  # type: ignore[misc]
+        for n in range(classes)
+    ]
+
+
 def _coloured(mask_BHW: Tensor) -> Tensor:
-    """Give every class a colour, hues a golden angle apart, in three shades: (B, 3, H, W) in [0, 1]."""
-    shades = ((0.75, 0.95), (0.45, 0.6), (0.75, 0.8), (0.45, 0.95), (0.75, 0.6), (0.45, 0.8))
-    colours = [hsv_to_rgb(number * 0.618 % 1, *shades[number % len(shades)]) for number in range(IGNORED)]
-    return torch.tensor([*colours, (0.0, 0.0, 0.0)])[mask_BHW.long()].permute(0, 3, 1, 2)
+    """Paint class numbers, black where not scored: (B, 3, H, W) in [0, 1]."""
+    colours = torch.tensor([*palette(IGNORED), (0, 0, 0)]) / 255
+    return colours[mask_BHW.long()].permute(0, 3, 1, 2)
 
 
 def _pad(images_BCHW: Tensor) -> Tensor:
