@@ -135,8 +135,10 @@ def test_image_truth_and_prediction_side_by_side() -> None:
     truth = np.full((20, 30), 1, np.uint8)
     truth[:, :10] = 255
     drawn = Image.open(io.BytesIO(side_by_side(array, [truth, truth * 0], NAMES, ("red", "green", "blue"))))
-    assert drawn.format == "PNG" and drawn.size[0] == 3 * 30 + 2 * 4 and drawn.size[1] > 20
-    assert drawn.getpixel((34, 0)) == (0, 0, 0) and drawn.getpixel((34 + 20, 0)) == palette(3)[1]
-    assert drawn.getpixel((68, 0)) == palette(3)[0]
-    small = Image.open(io.BytesIO(side_by_side(array, [truth], NAMES, ("a", "b", "c"), largest_px=15)))
-    assert small.size[0] == 15 + 4 + 15
+    side, gap = 30 * 12, 4
+    assert drawn.format == "PNG" and drawn.size[0] == 3 * side + 2 * gap and drawn.size[1] > 20 * 12
+    second, third = side + gap, 2 * (side + gap)
+    assert drawn.getpixel((second, 0)) == (0, 0, 0) and drawn.getpixel((second + 120, 0)) == palette(3)[1]
+    assert drawn.getpixel((third, 0)) == palette(3)[0]
+    small = Image.open(io.BytesIO(side_by_side(array, [truth], ["x"] * 3, ("a", "b", "c"), largest_px=25)))
+    assert small.size[0] == 25 + 4 + 25

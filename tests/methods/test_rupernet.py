@@ -16,6 +16,7 @@ from terrasieve.errors import UserError
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.nn.encoder import Encoder, EncoderSettings
 from terrasieve.nn.fill import Fill
+from terrasieve.nn.patches import patchify
 
 FILLS = get_args(Fill)
 CLASSES = 3
@@ -138,3 +139,17 @@ def test_mistakes_are_named() -> None:
         RUPerNetSettings(drop={"policy": "static", "ratio": 0.5, "when": "inference"})
     with pytest.raises(ValidationError, match="2 weights for 3 classes"):
         RUPerNetSettings(classes=3, class_weights=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+def test_half_precision_is_close(fill: Fill, policy: str) -> None:
+    method = model(fill=fill, drop={"policy": policy, "ratio": 0.5})
+    patches_BNP = patchify(batch().image, 8)
+    kept = method.keep(batch(), patches_BNP, steps_noise())  # half precision may rank close patches otherwise
+    exact = method.loss(method.logits(patches_BNP, kept), batch().mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = method.loss(method.logits(patches_BNP, kept), batch().mask)
+    half.backward()
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(exact.item(), rel=0.02)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())

@@ -8,6 +8,7 @@ image's height, nor with its width by more than a strip of pixels.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -198,32 +199,35 @@ def side_by_side(
         bands: names, to find red, green and blue.
         valid: (H, W), False where there is no data.
         colours: of the classes; None = :func:`palette`.
-        largest_px: a panel's longer side is at most this.
+        largest_px: a panel's longer side is at most this; a small image is enlarged by a whole factor.
 
     Returns:
         A PNG.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     table = np.zeros((IGNORED + 1, 3), np.uint8)
     table[: len(classes)] = (palette(len(classes)) if colours is None else colours)[: len(classes)]
     height, width = image_CHW.shape[1:]
-    factor = min(1.0, largest_px / max(height, width))
+    factor = largest_px / max(height, width)
+    factor = factor if factor < 1 else int(factor)  # small images grow by a whole factor
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     panels = [Image.fromarray(_stretched(image_CHW[display_bands(bands)], valid)).resize(size, Image.Resampling.BOX)]
     panels += [Image.fromarray(table[map_HW]).resize(size, Image.Resampling.NEAREST) for map_HW in maps]
     present = sorted({int(number) for map_HW in maps for number in np.unique(map_HW)} - {IGNORED})
     gap, line = 4, 16
-    columns = max(1, (len(panels) * (size[0] + gap)) // 110)
-    rows = -(-len(present) // columns)
-    sheet = Image.new("RGB", (len(panels) * (size[0] + gap) - gap, size[1] + gap + line * rows), "white")
+    font = ImageFont.load_default()
+    column = 28 + math.ceil(max((font.getlength(classes[number]) for number in present), default=0))
+    sheet_width = max(len(panels) * (size[0] + gap) - gap, column)
+    columns = sheet_width // column
+    sheet = Image.new("RGB", (sheet_width, size[1] + gap + line * -(-len(present) // columns)), "white")
     for number, panel in enumerate(panels):
         sheet.paste(panel, (number * (size[0] + gap), 0))
     draw = ImageDraw.Draw(sheet)
     for place, number in enumerate(present):
-        left, top = place % columns * 110, size[1] + gap + place // columns * line
+        left, top = place % columns * column, size[1] + gap + place // columns * line
         draw.rectangle((left, top + 2, left + 11, top + 13), fill=tuple(table[number].tolist()))
-        draw.text((left + 16, top + 2), classes[number], fill="black")
+        draw.text((left + 16, top + 2), classes[number], fill="black", font=font)
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
     return stream.getvalue()

@@ -134,7 +134,7 @@ class RUPerNet(nn.Module):
             painted = {"patches": patches_BNP, "kept": kept_flags(kept, patches_BNP), "mask": batch.mask}
             painted["predicted_mask"] = logits.detach().argmax(dim=1)
         share = kept_share(kept, *patches_BNP.shape[:2])
-        return Output(self.loss(logits, mask), {"kept_share": share.to(logits.device)}, painted)
+        return Output(self.loss(logits, mask), {"kept_share": share.to(logits.device, non_blocking=True)}, painted)
 
     def loss(self, logits_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
         """Return the class-weighted cross-entropy, () float32: the mean over all pixels, to which ignored ones add 0.
