@@ -40,6 +40,7 @@ def adapt(
     *,
     resume: bool = False,
     stop_at: int | None = None,
+    task: Divided | None = None,
     on_start: Callable[[World, AdaptRecipe, int, int], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
@@ -51,6 +52,7 @@ def adapt(
         run: folder of the run, made here; with ``resume`` one that exists.
         resume: go on from the newest checkpoint.
         stop_at: stop, resumably, after this many steps in all.
+        task: the recipe's, where it has been found and divided already.
         on_start: called with this process, the completed recipe, training images and steps already done.
         on_step: called after every step with the steps done.
         on_log: called with the numbers of a log line, those of validation with ``val_`` before them.
@@ -64,7 +66,7 @@ def adapt(
     with distributed.join(settings) as world:
         run = Path(distributed.share(world, str(run)))
         refuse_taken(run, settings, world, resume)
-        task = divide(settings)
+        task = task or divide(settings)
         settings = completed(settings, task)
         monitor = _monitor(settings, task)
         _check_pairs(settings, world)

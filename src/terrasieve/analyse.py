@@ -123,12 +123,15 @@ def analyse(
     Raises:
         UserError: for anything that a user can mend.
     """
+    for option, count in (("--workers", workers or 0), ("--examples", examples)):
+        if count < 0:
+            raise UserError(f"{option}: {count} is less than 0.")
     trained = None if encoder is None else load_encoder(encoder)
     settings = _settings(trained, {key: value for key, value in how.items() if value is not None})
     table = manifest.read(manifest_path)
     image, images = _images(table, trained, size_px, bands)
     about: dict[str, Any] = {
-        "manifest": manifest.content_hash(table),
+        "manifest_hash": manifest.content_hash(table),
         "settings": settings.model_dump(mode="json"),
         "size_px": list(image.shape_px),
         "bands": list(images.bands),
@@ -146,7 +149,7 @@ def analyse(
             table, images, image, scorer, folder, about, workers=workers, on_images=on_images
         )
         shown = _examples(table, scored, images, image, settings, scorer, examples)
-        said = {"manifest file": manifest_path, **({"encoder folder": encoder} if encoder else {}), **about}
+        said = {"manifest": manifest_path, **about, "encoder": encoder or "none"}
         page = write_redundancy_report(folder, scored, settings, said, shown)
     return Analysis(scored, page, _notes(table, images, image))
 
@@ -182,8 +185,12 @@ def _images(
     try:
         images = imagery.from_table(table, image.bands)
     except UserError as error:
-        wanted = "The encoder takes these bands alone." if trained else "Choose bands with --bands red,green,blue."
-        raise UserError(f"{error} {wanted}") from error
+        sets = [set(row or ()) for row in table.filter(table["keep"])["bands"].to_pylist()]
+        every = ", ".join(sorted(set.intersection(*sets))) if sets else ""
+        wanted = (
+            "." if not every else "; choose with --bands A,B." if trained is None else "; the encoder takes its own."
+        )
+        raise UserError(f"{error} All images have: {every or 'no band in common'}{wanted}") from error
     return image, images
 
 
@@ -218,7 +225,7 @@ def _examples(
         pixels = pixels.round().clamp(0, 255).to(torch.uint8) if images.dtype == np.uint8 else pixels
         valid = None if batch.valid is None else batch.valid[0].cpu()
         words = describe(scored.slice(row, 1).to_pylist()[0], settings)
-        jpeg = strip(pixels, valid, score_1N[0].cpu(), settings.patch_px, images.bands)
+        jpeg = strip(pixels, valid, torch.from_numpy(score_1N[0]), settings.patch_px, images.bands)
         shown.append(Example(scored["uri"][row].as_py(), words, jpeg))
     return shown
 

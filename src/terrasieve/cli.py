@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from terrasieve import __version__, training
 from terrasieve.errors import UserError
+from terrasieve.sweep.command import sweep
 
 app = typer.Typer(
     name="terrasieve",
@@ -35,8 +36,8 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"terrasieve: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        sys.stderr.write(f"terrasieve: interrupted{interrupt}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("terrasieve: interrupted\n")
         sys.exit(130)
 
 
@@ -119,6 +120,9 @@ app.command(
 app.command(epilog="Example: terrasieve predict runs/my_run scenes.parquet -o maps/")(training.predict)
 
 
+app.command(epilog="Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2")(sweep)
+
+
 @app.command(
     epilog="Example: terrasieve evaluate runs/my_run --task folder:ucmerced --split split_80_20.csv --protocol knn"
 )
@@ -190,7 +194,7 @@ def redundancy(
 ) -> None:
     """Measure how redundant images are: a table (GeoParquet) and a page with histograms, map and masks."""
     from terrasieve import analyse
-    from terrasieve.display import counting, out
+    from terrasieve.display import counting, err, out
 
     _choose("of", of, (None, "pixels", "embeddings", "features"))
     _choose("reduction", reduction, (None, "mean", "largest", "cover"))
@@ -202,14 +206,16 @@ def redundancy(
                 on_images=tick,
             )  # fmt: skip
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt("; the same command goes on from here") from interrupt
+            err.print("terrasieve: interrupted; the same command goes on from here")
+            raise typer.Exit(130) from interrupt
     for line in found.lines():
         out.print(line, markup=False)
 
 
 @app.command(
     epilog="Examples: terrasieve bench  ·  terrasieve bench --encoder base --precision fp32 --repeats 9  ·  "
-    "terrasieve bench --recipe recipes/selective_mae_vit_small_ucmerced.yaml --manifest ucm.parquet"
+    "terrasieve bench --recipe recipes/selective_mae_vit_small_ucmerced.yaml --manifest ucm.parquet  ·  "
+    "terrasieve bench --ragged --encoder small --precision fp32 --ratio 0.6,0.85"
 )
 def bench(
     encoder: Annotated[str, typer.Option(help="Comma-separated: tiny, small, base, large.")] = "tiny",
@@ -223,6 +229,8 @@ def bench(
     memory: Annotated[bool, typer.Option(help="Measure peak memory (a process each on a CPU).")] = True,
     recipe: Annotated[str | None, typer.Option(help="Also set this recipe's loader against its model.")] = None,
     manifest: Annotated[str | None, typer.Option(help="Manifest for --recipe.")] = None,
+    ragged: Annotated[bool, typer.Option("--ragged", help="Measure dropped patches instead of methods.")] = False,
+    ratio: Annotated[str, typer.Option(help="Comma-separated shares that --ragged drops.")] = "0.6,0.75,0.85",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for JSON and Markdown.")] = Path("bench"),
 ) -> None:
     """Measure training steps side by side: images/s, memory, FLOPs, beside timm's and lightly's MAE."""
@@ -231,24 +239,34 @@ def bench(
     from terrasieve import bench as benches
     from terrasieve.display import err, out
 
+    what: dict[str, Any] = {
+        "encoders": encoder.split(","),
+        "precisions": precision.split(","),
+        "devices": device.split(",") if device else None,
+        "image_px": image_px,
+        "batch_size": batch_size,
+        "threads": threads,
+        "repeats": repeats,
+    }
     with err.status("bench") as status:
-        result = benches.run_bench(
-            encoders=encoder.split(","),
-            precisions=precision.split(","),
-            devices=device.split(",") if device else None,
-            methods=method.split(",") if method else tuple(benches.CONTENDERS),
-            image_px=image_px,
-            batch_size=batch_size,
-            threads=threads,
-            repeats=repeats,
-            peak_memory=memory,
-            on_progress=lambda words: status.update(words),
-        )
+        what["on_progress"] = lambda words: status.update(words)
+        if ragged:
+            result = benches.run_ragged(ratios=_shares(ratio), **what)
+        else:
+            methods = method.split(",") if method else tuple(benches.CONTENDERS)
+            result = benches.run_bench(methods=methods, peak_memory=memory, **what)
         if recipe:
             result["loader"] = _loader_rate(recipe, manifest)
-    json_path, page = benches.write(result, output)
+    json_path, page = (benches.write_ragged if ragged else benches.write)(result, output)
     out.print(Markdown(page.read_text(encoding="utf-8")))
     out.print(f"{json_path}, {page}", markup=False)
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--ratio: {text!r} is not a list of numbers such as 0.6,0.85.") from error
 
 
 def _loader_rate(path: str, manifest_path: str | None) -> dict[str, object]:

@@ -48,7 +48,8 @@ def test_help_needs_neither_torch_nor_rasterio() -> None:
 
 def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
     listed = terrasieve("--help", cwd=tmp_path).stdout
-    for command in ("earth", "index", "pretrain", "adapt", "predict", "evaluate", "export", "report", "bench", "demo"):
+    names = ("earth", "index", "pretrain", "adapt", "predict", "evaluate", "export", "report", "redundancy")
+    for command in (*names, "sweep", "bench", "demo"):
         assert re.search(rf"\b{command}\b", listed)
         assert "Example" in terrasieve(command, "--help", cwd=tmp_path).stdout
 

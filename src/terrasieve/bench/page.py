@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,19 @@ from terrasieve.train.checkpoint import written_aside
 COLUMNS = ("", "images/s", "x MAE", "FLOP limit", "GFLOP/image", "matmul peak", "peak memory", "selection")
 
 
-def write(result: dict[str, Any], out_dir: str | Path, name: str | None = None) -> tuple[Path, Path]:
+def write(
+    result: dict[str, Any],
+    out_dir: str | Path,
+    name: str | None = None,
+    lay_out: Callable[[dict[str, Any]], str] | None = None,
+) -> tuple[Path, Path]:
     """Write ``NAME.json`` and ``NAME.md``; each appears only when it is whole.
 
     Args:
         result: of ``run_bench``, with ``measure_loading``'s under ``loader`` if wanted.
         out_dir: folder; is made.
         name: of the files; ``bench_<date>_<devices>`` if not given.
+        lay_out: makes the Markdown; ``markdown`` if not given.
 
     Returns:
         Both paths.
@@ -26,7 +33,7 @@ def write(result: dict[str, Any], out_dir: str | Path, name: str | None = None) 
     devices = dict.fromkeys(group["device"] for group in result["groups"])
     name = name or "_".join(["bench", result["date"][:10], *devices])
     paths = Path(out_dir) / f"{name}.json", Path(out_dir) / f"{name}.md"
-    for path, text in zip(paths, (json.dumps(result, indent=1) + "\n", markdown(result)), strict=True):
+    for path, text in zip(paths, (json.dumps(result, indent=1) + "\n", (lay_out or markdown)(result)), strict=True):
         with written_aside(path) as aside:
             aside.write_text(text, encoding="utf-8")
     return paths
@@ -34,15 +41,9 @@ def write(result: dict[str, Any], out_dir: str | Path, name: str | None = None) 
 
 def markdown(result: dict[str, Any]) -> str:
     """Lay a result out as Markdown: what was measured on, then a table of costs and one of phases per group."""
-    about, hardware, settings = result["versions"], result["hardware"], result["settings"]
     parts = [
         f"# Bench, {result['date'][:10]}",
-        f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gb']:.0f} GB"
-        + (f"; {hardware['gpu']}" if hardware["gpu"] else "")
-        + f". Images of {settings['image_px']} px, batch {settings['batch_size']}, {settings['threads']} CPU thread(s),"
-        f" {settings['repeats']} rounds. "
-        + ", ".join(f"{name} {number or 'not installed'}" for name, number in about.items())
-        + ".",
+        measured_on(result),
         "A step is forward, backward, gradient norm, clipping and AdamW. Everyone took turns in one process: images/s "
         "are medians over the rounds, *x MAE* is the median of the rounds' own ratios, *FLOP limit* is what it would "
         "be if every method ran as efficiently as MAE. *matmul peak* is the share of a large square product's rate.",
@@ -59,6 +60,19 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def measured_on(result: dict[str, Any]) -> str:
+    """Say in a sentence or two what was measured on."""
+    about, hardware, settings = result["versions"], result["hardware"], result["settings"]
+    return (
+        f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gb']:.0f} GB"
+        + (f"; {hardware['gpu']}" if hardware["gpu"] else "")
+        + f". Images of {settings['image_px']} px, batch {settings['batch_size']}, {settings['threads']} CPU thread(s),"
+        f" {settings['repeats']} rounds. "
+        + ", ".join(f"{name} {number or 'not installed'}" for name, number in about.items())
+        + "."
+    )
+
+
 def _group(group: dict[str, Any]) -> list[str]:
     title = f"## ViT-{group['encoder']}, {group['precision']}, {group['device']}"
     if "skipped" in group:
@@ -73,7 +87,7 @@ def _group(group: dict[str, Any]) -> list[str]:
     said = f"Matrix product: {group['matmul_gflop_per_s']:,.0f} GFLOP/s."
     if group["memory"]:
         said += f" Peak memory: {group['memory']}."
-    return [title, said, _table(COLUMNS, costs), _table(("share of a step", *PHASES), phases)]
+    return [title, said, table(COLUMNS, costs), table(("share of a step", *PHASES), phases)]
 
 
 def _costs(row: dict[str, Any], mae: float | None) -> list[str]:
@@ -90,7 +104,8 @@ def _costs(row: dict[str, Any], mae: float | None) -> list[str]:
     ]
 
 
-def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    """Write a Markdown table, the first column to the left."""
     widths = [max(len(line[i]) for line in [list(head), *rows]) for i in range(len(head))]
 
     def line(cells: list[str]) -> str:

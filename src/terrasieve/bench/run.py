@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cache
@@ -68,10 +68,10 @@ def run_bench(
         UserError: unknown name, count below 1, image that 16 px patches do not fill, or CUDA where there is none.
     """
     devices = tuple(devices or (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)))
-    _check(encoders, methods, precisions, devices, image_px, min(batch_size, threads, repeats))
+    check(encoders, methods, precisions, devices, image_px, min(batch_size, threads, repeats))
     gflop = cache(lambda name, encoder: gflop_per_image(name, Setup(encoder, "fp32", "cpu", image_px, 1)))
     setups = [Setup(e, p, d, image_px, batch_size) for d in devices for p in precisions for e in encoders]
-    with _threads(threads), _many_shapes(devices):
+    with threads_of(threads), many_shapes(devices):
         groups = [_group(s, methods, threads, repeats, warmup, peak_memory, gflop, on_progress) for s in setups]
     settings = {
         "image_px": image_px,
@@ -80,7 +80,7 @@ def run_bench(
         "repeats": repeats,
         "warmup": warmup,
     }
-    return {**_about(), "settings": settings, "groups": groups}
+    return {**about(), "settings": settings, "groups": groups}
 
 
 def _group(
@@ -169,7 +169,8 @@ def _peak_mb(run: Run, before: int, threads: int) -> float:
 
 
 @contextmanager
-def _threads(count: int):  # type: ignore[no-untyped-def]
+def threads_of(count: int) -> Iterator[None]:
+    """Compute with ``count`` CPU threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -178,7 +179,7 @@ def _threads(count: int):  # type: ignore[no-untyped-def]
         torch.set_num_threads(before)
 
 
-def _many_shapes(devices: Sequence[str]) -> AbstractContextManager[Any]:
+def many_shapes(devices: Sequence[str]) -> AbstractContextManager[Any]:
     """Let a block be compiled for every contender's shape; past eight, torch would run it uncompiled."""
     if "cuda" not in devices:
         return nullcontext()
@@ -188,7 +189,7 @@ def _many_shapes(devices: Sequence[str]) -> AbstractContextManager[Any]:
     return cast(AbstractContextManager[Any], torch._dynamo.config.patch(limits))
 
 
-def _check(
+def check(
     encoders: Sequence[str],
     methods: Sequence[str],
     precisions: Sequence[str],
@@ -196,6 +197,11 @@ def _check(
     image_px: int,
     least: int,
 ) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        UserError: see ``run_bench``; ``least`` is the smallest of batch size, threads and repeats.
+    """
     for what, given, known in (
         ("encoder", encoders, ENCODERS),
         ("method", methods, CONTENDERS),
@@ -213,7 +219,7 @@ def _check(
         raise UserError("bench: device 'cuda' is asked for, but torch sees none here; use cpu.")
 
 
-def _about() -> dict[str, Any]:
+def about() -> dict[str, Any]:
     """Return when, on what, and with which versions."""
     packages = ("terrasieve", "torch", "timm", "lightly", "numpy")
     return {

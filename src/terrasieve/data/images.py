@@ -182,7 +182,9 @@ def band_statistics(
         total += values.sum(axis=1)
         square += np.square(values).sum(axis=1)
     if not count.any():
-        raise UserError(f"None of {len(rows)} sampled images can be read; the last one says: {failed}")
+        raise UserError(
+            f"None of {len(rows)} sampled images can be read; the last one says: {failed or 'not one pixel is real'}"
+        )
     mean = total / count
     std = np.sqrt(np.maximum(square / count - mean**2, 0))
     std[std == 0] = 1.0

@@ -21,7 +21,7 @@ from terrasieve.data.samples import WholeSamples, collate
 from terrasieve.errors import UserError
 from terrasieve.imagery.unreadable import UnreadableImage
 
-CHUNK = 32  # images scored together: few enough that progress is smooth, many enough that a call costs nothing
+CHUNK = 8  # images scored together; more, and the system takes a fifth of the time to fetch their memory anew
 
 Score = Callable[[Batch], Any]
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -159,9 +159,10 @@ class ImageScorer:
         """Where images are scored: where the encoder is."""
         return torch.device("cpu") if self.encoder is None else self.encoder.positions.device
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Score a normalised batch: name -> (B,)."""
-        return image_scores(batch, self.settings, self.encoder)
+        scores = image_scores(batch, self.settings, self.encoder)
+        return {name: values_B.cpu().numpy() for name, values_B in scores.items()}  # tensors would be passed as files
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,9 @@ class PatchScorer:
     reduction: Reduction
     encoder: Encoder | None
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
         """Score a normalised batch: (B, N)."""
-        return patch_redundancy(batch, self.patch_px, self.of, self.reduction, self.encoder)
+        return patch_redundancy(batch, self.patch_px, self.of, self.reduction, self.encoder).cpu().numpy()
 
 
 def patch_scores(
@@ -220,7 +221,7 @@ def patch_scores(
             for scored in over_images(images, image, scorer, chunked(len(images)), workers, device):
                 scores[scored.rows.start : scored.rows.stop] = np.inf
                 if scored.read:
-                    scores[scored.read] = scored.values.float().cpu().numpy()
+                    scores[scored.read] = scored.values
                 if on_images is not None:
                     on_images(scored.rows.stop, len(images))
             scores.flush()

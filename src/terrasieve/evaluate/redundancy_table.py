@@ -29,7 +29,7 @@ from terrasieve.train.checkpoint import written_aside
 from terrasieve.train.folder import write_json
 
 FILE, PARTS, ABOUT = "redundancy.parquet", "parts", "settings.json"
-PART_ROWS = 8 * CHUNK
+PART_ROWS = 32 * CHUNK
 COPIED = (
     *("id", "uri", "window", "width", "height", "gsd_m", "lon", "lat", "geometry"),
     *("source", "split", "label", "labels"),

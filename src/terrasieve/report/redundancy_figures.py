@@ -36,7 +36,8 @@ def histogram(name: str, values: Values) -> str:
         values: one or more, finite; those beyond ``limits`` count in the outermost bars.
     """
     low, high = limits(values)
-    counts, edges = np.histogram(values.clip(low, high), BINS, (low, high))
+    bins = int(np.clip(2 * math.sqrt(len(values)), 8, BINS))
+    counts, edges = np.histogram(values.clip(low, high), bins, (low, high))
     across, up = Axis(low, high, LEFT, WIDTH - RIGHT), Axis(0, counts.max(), HEIGHT - BOTTOM, TOP)
     body = []
     for tick in up.ticks(3):
@@ -103,15 +104,7 @@ def world(name: str, lon: Values, lat: Values, values: Values) -> str:
         values: one per image.
     """
     low, high = (float(v) for v in np.quantile(values, [0.02, 0.98]))
-    middle = float(np.clip(np.cos(np.radians((lat.min() + lat.max()) / 2)), 0.2, 1.0))
-    span = max(float(np.ptp(lon)) * middle, float(np.ptp(lat)) * 1.2, 1e-3)
-    (west, east), (south, north) = (
-        (float(v.min()) - pad, float(v.max()) + pad) for v, pad in ((lon, span * 0.04 / middle), (lat, span * 0.04))
-    )
-    width = WIDE_PX - 70.0
-    height = float(np.clip(width * (north - south) / ((east - west) * middle), 220, 640))
-    scale = min(width / ((east - west) * middle), height / (north - south))  # pixels per degree of latitude
-    width, height = scale * (east - west) * middle, scale * (north - south)
+    (west, east, south, north), width, height = _extent(lon, lat)
     across, up = Axis(west, east, 60, 60 + width), Axis(south, north, height + 8, 8)
     body = [f'<rect class="sea" x="60" y="8" width="{width:.1f}" height="{height:.1f}"/>']
     for tick in across.ticks(6):
@@ -132,6 +125,18 @@ def world(name: str, lon: Values, lat: Values, values: Values) -> str:
             body.append(f'<circle class="s{shade}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="{radius:.1f}"/>')
     body += _legend(low, high, height + 38)
     return _svg(f"{name} of {len(values)} images by place", WIDE_PX, height + 72, body)
+
+
+def _extent(lon: Values, lat: Values) -> tuple[tuple[float, float, float, float], float, float]:
+    """Return the map's edges (west, east, south, north) in degrees and its width and height in pixels."""
+    x, y = (float(v.min() + v.max()) / 2 for v in (lon, lat))
+    squeeze = max(math.cos(math.radians(y)), 0.2)  # a degree of longitude is so much shorter than one of latitude
+    half_x, half_y = float(np.ptp(lon)) / 2, float(np.ptp(lat)) / 2
+    half_y = max(half_y, 0.15 * half_x * squeeze, 5e-4) * 1.06
+    half_x = max(half_x * 1.06, 0.5 * half_y / squeeze)
+    west, east, south, north = max(x - half_x, -180), min(x + half_x, 180), max(y - half_y, -90), min(y + half_y, 90)
+    scale = min((WIDE_PX - 70) / ((east - west) * squeeze), 640 / (north - south))  # pixels per degree of latitude
+    return (west, east, south, north), scale * (east - west) * squeeze, scale * (north - south)
 
 
 def _cells(places_N2: Values, values: Values, low: float, high: float) -> list[str]:

@@ -88,6 +88,11 @@ class Example:
     words: str
     strip: bytes
 
+    @property
+    def name(self) -> str:
+        """The file and its folder."""
+        return "/".join(self.uri.rsplit("/", 2)[-2:])
+
 
 def write_redundancy_report(
     folder: Path, table: pa.Table, settings: RedundancySettings, about: dict[str, Any], examples: list[Example]
@@ -122,7 +127,7 @@ def write_redundancy_report(
         map=_map(scored, ranked),
         examples=[(example, data_uri("image/jpeg", example.strip)) for example in examples],
         unscored=_unscored(table),
-        about=[(key.replace("_", " "), str(value)) for key, value in about.items()],
+        about=[(key.replace("_", " "), _words(value)) for key, value in about.items()],
     )
 
 
@@ -139,7 +144,7 @@ def describe(row: dict[str, Any], settings: RedundancySettings) -> str:
     of = row["label"] or ", ".join(row["labels"] or []) or row["source"]
     parts = [of] if of else []
     parts.append(f"mean cosine {row['cosine_mean']:.2f}, largest {row['cosine_largest']:.2f}")
-    parts.append(f"cover at {settings.threshold:g} keeps {100 * row['cover_kept']:.0f} %")
+    parts.append(f"cover at {settings.threshold:g} keeps {100 * row['cover_kept']:.0f}\N{NO-BREAK SPACE}%")
     if row["no_data_patches"]:
         parts.append(f"{row['no_data_patches']} of {row['patches']} patches without data")
     return " · ".join(parts)
@@ -220,6 +225,12 @@ def _map(scored: pa.Table, ranked: str) -> dict[str, Any] | None:
         "without": int((~placed).sum()),
         "cells": placed.sum() > figures.POINTS,
     }
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {inside}" for key, inside in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _unscored(table: pa.Table) -> dict[str, Any]:
