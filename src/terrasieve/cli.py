@@ -112,12 +112,10 @@ app.command(
     epilog="Examples: terrasieve pretrain recipes/selective_mae_vit_small_ucmerced.yaml data=ucm.parquet steps=300  ·  "
     "terrasieve pretrain --resume runs/my_run  ·  torchrun --nproc-per-node 8 -m terrasieve pretrain RECIPE"
 )(training.pretrain)
-
 app.command(
     epilog="Examples: terrasieve adapt recipes/rvit_tiny_ucmerced.yaml task.data=folder:ucmerced "
     "method.drop.ratio=0.75  ·  terrasieve adapt --resume runs/my_run"
 )(training.adapt)
-
 app.command(epilog="Example: terrasieve predict runs/my_run scenes.parquet -o maps/")(training.predict)
 
 app.command(epilog="Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2")(sweep)
