@@ -9,45 +9,46 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from terrasieve import export, manifest, recipe
+from terrasieve import export, recipe
 from terrasieve.batch import Batch
-from terrasieve.curate.scan import scan
 from terrasieve.data import images as imagery
 from terrasieve.data.augment import normalise
 from terrasieve.data.loader import LoaderSettings, whole_batches
 from terrasieve.errors import UserError
 from terrasieve.evaluate import protocol, tasks
+from terrasieve.evaluate.parts import images_of
 from terrasieve.evaluate.protocol import PRETRAINED, RANDOM_INIT, RAW_PIXELS, Features, Score
 from terrasieve.nn.encoder import Encoder, Pool
-from terrasieve.recipe import Recipe
+from terrasieve.recipe import AdaptRecipe, Recipe
 
 
-def load_run(run: Path) -> tuple[Recipe, Encoder]:
+def load_run(run: Path) -> tuple[Recipe | AdaptRecipe, Encoder]:
     """Load a run's recipe and its encoder, with the weights of the end of training.
 
     Raises:
         UserError: if the folder holds no finished or stopped run.
     """
     if not (run / "recipe.yaml").is_file():
-        raise UserError(f"{run} is not a run folder: it holds no recipe.yaml. Runs are made by terrasieve pretrain.")
+        raise UserError(
+            f"{run} is not a run folder: it holds no recipe.yaml. Runs are made by terrasieve pretrain and adapt."
+        )
+    settings = recipe.load(run / "recipe.yaml", (), recipe.kind_of(run / "recipe.yaml"))
     if not (run / "weights.safetensors").is_file():
         raise UserError(
             f"{run} has no weights yet. Let the run end, or stop it with Ctrl-C; a killed one goes on with: "
-            f"terrasieve pretrain --resume {run}"
+            f"terrasieve {settings.command} --resume {run}"
         )
-    settings = recipe.load(run / "recipe.yaml")
     encoder = _encoder(settings)
     encoder.vit.load_state_dict(load_file(run / "weights.safetensors"))
     return settings, encoder
 
 
-def _encoder(settings: Recipe) -> Encoder:
+def _encoder(settings: Recipe | AdaptRecipe) -> Encoder:
     """Build the encoder of a completed recipe, with random weights wherever its training began."""
     untrained = settings.encoder.model_copy(update={"weights": None})
     return Encoder(untrained, len(settings.image.bands or ()), settings.image.shape_px, settings.seed).eval()
@@ -84,7 +85,7 @@ def evaluate_run(
     """
     settings, encoder = load_run(run)
     task = tasks.load_task(spec, split, seed=seed)
-    images, entries, notes = _images(task, settings)
+    _, images, entries, notes = images_of(task, settings.image.bands)
     features, order = _features(
         images, settings, {PRETRAINED: encoder, RANDOM_INIT: _encoder(settings)}, pool, workers, on_images
     )
@@ -100,26 +101,9 @@ def evaluate_run(
     return scores, task
 
 
-def _images(task: tasks.Task, settings: Recipe) -> tuple[imagery.Images, list[int], list[str]]:
-    """Find the headers of a task's files; images that cannot be read are left out and listed."""
-    found = {row["uri"]: row for row in scan(sorted(set(task.uris)), labels="none").table.to_pylist()}
-    rows: list[dict[str, Any]] = []
-    entries: list[int] = []
-    notes: list[str] = []
-    for entry, (uri, window) in enumerate(zip(task.uris, task.windows, strict=True)):
-        row = found[uri]
-        if not row["keep"]:
-            notes.append(f"left out {uri}: {row['reason']}")
-            continue
-        size = {"window": list(window), "width": window[2], "height": window[3]} if window else {}
-        rows.append({**row, **size, "id": manifest.row_id(uri, window)})
-        entries.append(entry)
-    return imagery.from_table(manifest.rows_to_table(rows), settings.image.bands), entries, notes
-
-
 def _features(
     images: imagery.Images,
-    settings: Recipe,
+    settings: Recipe | AdaptRecipe,
     encoders: dict[str, Encoder],
     pool: Pool,
     workers: int,

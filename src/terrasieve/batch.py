@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+IGNORED = 255  # in masks: a pixel that has no class or is not scored
+
 
 class Rows(NamedTuple):
     """Where a micro-batch stands in the global batch of its step, so that masks do not depend on the process count.

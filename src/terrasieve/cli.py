@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from terrasieve import __version__
+from terrasieve import __version__, training
 from terrasieve.commands import redundancy
 from terrasieve.errors import UserError
+from terrasieve.sweep.command import sweep
 
 app = typer.Typer(
     name="terrasieve",
@@ -107,32 +108,18 @@ def index(
     out.print(f"manifest: {output}", markup=False)
 
 
-@app.command(
+app.command(
     epilog="Examples: terrasieve pretrain recipes/selective_mae_vit_small_ucmerced.yaml data=ucm.parquet steps=300  ·  "
     "terrasieve pretrain --resume runs/my_run  ·  torchrun --nproc-per-node 8 -m terrasieve pretrain RECIPE"
-)
-def pretrain(
-    recipe: Annotated[str | None, typer.Argument(help="Recipe (YAML).")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value or key.sub=value.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Folder of the run; default: output/name-date-time.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
-    stop_at: Annotated[int | None, typer.Option(help="Stop, resumably, after this many steps in all.")] = None,
-) -> None:
-    """Pretrain an encoder as a recipe says. Ctrl-C stops after the step and leaves a run that can be resumed."""
-    given = list(overrides or [])
-    if resume is not None and recipe is not None:
-        given, recipe = [recipe, *given], None
-    if (recipe is None) == (resume is None):
-        raise UserError("Give a recipe, or --resume with the folder of a run. See terrasieve pretrain --help.")
-    from terrasieve import pretrain as pretraining
-    from terrasieve import recipe as recipes
-    from terrasieve.watch import pretrain_watched
+)(training.pretrain)
 
-    settings = pretraining.resumed(resume, given) if resume else recipes.load(str(recipe), given)
-    # the option is not called --run, which torchrun would take for one of its own
-    folder = resume or folder or pretraining.new_folder(settings)
-    if not pretrain_watched(settings, folder, resume=resume is not None, stop_at=stop_at):
-        raise typer.Exit(130)
+app.command(
+    epilog="Examples: terrasieve adapt recipes/rvit_tiny_ucmerced.yaml task.data=folder:ucmerced "
+    "method.drop.ratio=0.75  ·  terrasieve adapt --resume runs/my_run"
+)(training.adapt)
+
+
+app.command(epilog="Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2")(sweep)
 
 
 @app.command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -43,7 +44,8 @@ def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 class TrainingBar:
     """The bar of a training run: steps, loss, images per second, time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "pretrain") -> None:
+        self._seen: dict[str, float] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -55,7 +57,7 @@ class TrainingBar:
             console=err,
             disable=not err.is_terminal,
         )
-        self._task = self._progress.add_task("pretrain", total=None, numbers="")
+        self._task = self._progress.add_task(what, total=None, numbers="")
 
     def __enter__(self) -> TrainingBar:
         self._progress.start()
@@ -73,7 +75,43 @@ class TrainingBar:
         self._progress.update(self._task, completed=done)
 
     def log(self, line: dict[str, float]) -> None:
-        """Show a log line's numbers."""
+        """Show a log line's numbers, and the last validation's first one."""
         if line:
             numbers = f"loss {line['loss']:.4f}  {line['images_per_s']:,.0f} images/s  lr {line['lr']:.1e}"
-            self._progress.update(self._task, numbers=numbers)
+            judged = {name.replace("_", " "): value for name, value in line.items() if name.startswith("val_")}
+            self._seen = judged or self._seen
+            shown = "".join(f"  {name} {value:.3f}" for name, value in [*self._seen.items()][:1])
+            self._progress.update(self._task, numbers=numbers + shown)
+
+
+class RunsBar:
+    """The bar of a sweep: runs done, time passed and left, the last score."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA {task.fields[left]}"),
+            TextColumn("{task.fields[last]}", style="cyan"),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._task = self._progress.add_task("sweep", total=None, left="?", last="")
+
+    def __enter__(self) -> RunsBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def move(self, done: int, total: int, left_s: float | None, last: str) -> None:
+        """Show runs done of how many, an estimate of the seconds left, and the run that ended last."""
+        left = "?" if left_s is None else str(timedelta(seconds=round(left_s)))
+        self._progress.update(self._task, completed=done, total=total, left=left, last=last)
+
+    def say(self, words: str) -> None:
+        """Show what is being done beside the runs."""
+        self._progress.update(self._task, description=words)

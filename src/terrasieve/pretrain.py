@@ -18,26 +18,28 @@ import yaml
 from terrasieve import manifest, recipe
 from terrasieve.data import images as imagery
 from terrasieve.errors import UserError
-from terrasieve.recipe import Recipe
+from terrasieve.recipe import AdaptRecipe, R, Recipe
 from terrasieve.train import distributed, folder, loop
 from terrasieve.train.checkpoint import found, written_aside
 from terrasieve.train.distributed import World
+from terrasieve.train.state import build
 
 # What may differ between the start and the resumption of a run: nothing of it changes the weights.
 FREE = ("loader", "log", "output", "name", "device", "data")
 
 
-def new_folder(settings: Recipe) -> Path:
+def new_folder(settings: Recipe | AdaptRecipe) -> Path:
     """Name a folder for a new run: output/name-date-time."""
     return Path(settings.output) / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def resumed(run: Path, overrides: list[str]) -> Recipe:
+def resumed(run: Path, overrides: list[str], kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
     """Read the recipe of a run that is to go on.
 
     Args:
         run: its folder.
         overrides: only of keys that do not change the weights: loader, log, device, data (the manifest, moved).
+        kind: what the recipe is of.
 
     Raises:
         UserError: if it is no run folder, or an override would make it another run.
@@ -45,7 +47,7 @@ def resumed(run: Path, overrides: list[str]) -> Recipe:
     path = run / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"{run} holds no recipe.yaml, so it is not a run that could be resumed.")
-    stored, changed = recipe.load(path), recipe.load(path, overrides)
+    stored, changed = recipe.load(path, (), kind), recipe.load(path, overrides, kind)
     before, after = stored.model_dump(exclude=set(FREE)), changed.model_dump(exclude=set(FREE))
     different = [key for key in before if before[key] != after[key]]
     if different:
@@ -87,35 +89,51 @@ def pretrain(
         run = Path(distributed.share(world, str(run)))
         table = manifest.read(settings.data)
         images = imagery.from_table(table, settings.image.bands)
-        if world.leads and (run / "recipe.yaml").exists() and not resume:
-            raise UserError(
-                f"{run} holds a run already. Resume it with: terrasieve pretrain --resume {run}; "
-                "or choose another folder with --folder."
-            )
+        refuse_taken(run, settings, world, resume)
         settings = complete(settings, images)
         with folder.held(run) if world.leads else nullcontext():
             about = {"recipe": settings.model_dump(mode="json"), "manifest_hash": manifest.content_hash(table)}
             if world.leads:
-                _describe(run, settings, about, images, resume)
+                describe(run, settings, about, images, resume)
             if on_start:
-                done = max((step for step, _ in found(run / "checkpoints")), default=0)
-                on_start(world, settings, len(images), done)
-            return loop.train(
-                settings, images, run, world, about, stop_at=stop_at, on_step=on_step, on_log=on_log
-            )  # fmt: skip
+                on_start(world, settings, len(images), steps_done(run))
+            state = build(settings, world, len(images.bands))
+            return loop.train(state, images, run, about, stop_at=stop_at, on_step=on_step, on_log=on_log)
 
 
-def complete(settings: Recipe, images: imagery.Images) -> Recipe:
-    """Fill in the bands and each band's mean and standard deviation, where the recipe leaves them to the data."""
+def refuse_taken(run: Path, settings: Recipe | AdaptRecipe, world: World, resume: bool) -> None:
+    """Refuse a folder that holds a run, unless that is what is resumed."""
+    if world.leads and (run / "recipe.yaml").exists() and not resume:
+        raise UserError(
+            f"{run} holds a run already. Resume it with: terrasieve {settings.command} --resume {run}; "
+            "or choose another folder with --folder."
+        )
+
+
+def steps_done(run: Path) -> int:
+    """Return the steps after which a run's newest checkpoint was written, 0 without one."""
+    return max((step for step, _ in found(run / "checkpoints")), default=0)
+
+
+def complete(settings: R, images: imagery.Images, **more: Any) -> R:
+    """Fill in the bands and each band's mean and standard deviation, where the recipe leaves them to the data.
+
+    Args:
+        settings: the recipe.
+        images: what is trained on.
+        more: further top-level keys to replace.
+    """
     image = settings.image.model_copy(update={"bands": images.bands})
     if image.mean is None or image.std is None:
         mean, std = imagery.band_statistics(images, settings.seed)
         image = image.model_copy(update={"mean": image.mean or mean, "std": image.std or std})
-    content = settings.model_dump(mode="json") | {"image": image.model_dump(mode="json")}
-    return recipe.check(content, "(completed with the data's bands)")
+    content = settings.model_dump(mode="json") | {"image": image.model_dump(mode="json")} | more
+    return recipe.check(content, "(completed with the data's bands)", type(settings))
 
 
-def _describe(run: Path, settings: Recipe, about: dict[str, Any], images: imagery.Images, resume: bool) -> None:
+def describe(
+    run: Path, settings: Recipe | AdaptRecipe, about: dict[str, Any], images: imagery.Images, resume: bool
+) -> None:
     """Write recipe.yaml and environment.json, or check that a resumed run still sees the same manifest."""
     path = run / "environment.json"
     if resume and path.exists():
@@ -123,7 +141,7 @@ def _describe(run: Path, settings: Recipe, about: dict[str, Any], images: imager
         before = stored.get("manifest_hash")
         if before != about["manifest_hash"]:
             raise UserError(
-                f"The manifest {settings.data} is not the one that {run} was started with: its hash is "
+                f"The manifest {settings.source} is not the one that {run} was started with: its hash is "
                 f"{about['manifest_hash']} instead of {before}. Resume with the same manifest, or start a new run."
             )
         torch.set_num_threads(stored.get("threads", torch.get_num_threads()))  # sums of other threads round otherwise

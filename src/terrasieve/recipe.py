@@ -10,27 +10,57 @@ import difflib
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, ClassVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
+from typing_extensions import TypeVar
 
 from terrasieve.errors import UserError
-from terrasieve.train.settings import TrainSettings
+from terrasieve.section import Section
+from terrasieve.train.settings import AdaptSettings, TrainSettings
 
 
-class Recipe(TrainSettings):
-    """Everything about a run: what is computed (``TrainSettings``), on what data, under which name.
+class Named(Section):
+    """Where a run goes.
 
     Attributes:
         name: of the run; its folder is ``output``/``name``-date-time.
-        data: path of the manifest.
         output: folder that holds the runs.
     """
 
     name: str = Field(default="run", pattern=r"^[\w.-]+$")
-    data: str
     output: str = "runs"
+
+
+class Recipe(TrainSettings, Named):
+    """Everything about a pretraining: what is computed (``TrainSettings``), on what data, under which name.
+
+    Attributes:
+        data: path of the manifest.
+    """
+
+    command: ClassVar[str] = "pretrain"
+    data: str
+
+    @property
+    def source(self) -> str:
+        """What the images come from."""
+        return self.data
+
+
+class AdaptRecipe(AdaptSettings, Named):
+    """Everything about a fine-tuning: what is computed, on which task (``AdaptSettings``), under which name."""
+
+    command: ClassVar[str] = "adapt"
+
+    @property
+    def source(self) -> str:
+        """What the images come from."""
+        return self.task.data
+
+
+R = TypeVar("R", bound=Recipe | AdaptRecipe, default=Recipe)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -48,15 +78,33 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+def load(path: str | Path, overrides: Iterable[str] = (), kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
     """Read a recipe and apply overrides.
 
     Args:
         path: YAML file.
         overrides: ``key=value`` or ``key.sub=value``; the value is read as YAML.
+        kind: ``Recipe`` of a pretraining, or ``AdaptRecipe`` of a fine-tuning.
 
     Raises:
         UserError: if the file is missing or not YAML, or a key or value is wrong; all mistakes are listed at once.
+    """
+    content = read(path)
+    for override in overrides:
+        _apply(content, override)
+    return check(content, str(path), kind)
+
+
+def kind_of(path: str | Path) -> type[Recipe] | type[AdaptRecipe]:
+    """Tell what a recipe is of: a fine-tuning has a task, a pretraining has data."""
+    return AdaptRecipe if "task" in read(path) else Recipe
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a recipe's keys and values, unchecked.
+
+    Raises:
+        UserError: if the file is missing, not YAML, or gives a key twice.
     """
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
@@ -68,25 +116,26 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise UserError(f"The recipe {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"The recipe {path} holds {type(content).__name__}, not keys and values.")
-    for override in overrides:
-        _apply(content, override)
-    return check(content, str(path))
+    return content
 
 
-def check(content: dict[str, Any], where: str) -> Recipe:
+def check(content: dict[str, Any], where: str, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
     """Turn keys and values into a recipe.
 
     Raises:
         UserError: listing every mistake.
     """
+    other = AdaptRecipe if kind is Recipe else Recipe
+    if ("task" in content and kind is Recipe) or ({"data", "task"} & set(content) == {"data"} and kind is AdaptRecipe):
+        raise UserError(f"The recipe {where} is one of terrasieve {other.command}, not of terrasieve {kind.command}.")
     try:
-        return Recipe.model_validate(content)
+        return cast(R, kind.model_validate(content))
     except ValidationError as error:
-        lines = [f"  {_explain(problem)}" for problem in error.errors()]
+        lines = [f"  {_explain(problem, kind)}" for problem in error.errors()]
         raise UserError("\n".join([f"The recipe {where} has {len(lines)} mistake(s):", *lines])) from error
 
 
-def dump(recipe: Recipe) -> str:
+def dump(recipe: Recipe | AdaptRecipe) -> str:
     """Write a recipe out in full as YAML; :func:`check` reads it back to an equal one."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=110)
 
@@ -107,10 +156,10 @@ def _apply(content: dict[str, Any], override: str) -> None:
     content[last] = value
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, kind: type[BaseModel]) -> str:
     """Word one of pydantic's findings: key, value, what is allowed, nearest spelling."""
     place = [part for part in problem["loc"] if not isinstance(part, int)]
-    allowed, shown = _walk(place)
+    allowed, shown = _walk(place, kind)
     given = problem["input"]
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(place[-1]), allowed, n=1, cutoff=0.5)
@@ -130,9 +179,9 @@ def _explain(problem: Any) -> str:
     return f"{shown}: {message}; got {given!r} ({type(given).__name__})."
 
 
-def _walk(place: list[Any]) -> tuple[list[str], str]:
+def _walk(place: list[Any], kind: type[BaseModel]) -> tuple[list[str], str]:
     """Follow a location through the settings; return the keys allowed where it ends, and the location as typed."""
-    current: Any = Recipe
+    current: Any = kind
     shown: list[str] = []
     allowed: list[str] = []
     for part in place:

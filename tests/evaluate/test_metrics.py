@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
-from torchmetrics.functional.classification import multilabel_f1_score
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index, multilabel_f1_score
 
 from terrasieve.errors import UserError
 from terrasieve.evaluate import metrics
@@ -24,6 +24,11 @@ def multilabel(count: int = 60, classes: int = 4) -> tuple[torch.Tensor, torch.T
     return torch.from_numpy(scores), torch.from_numpy(truth.astype(np.float32))
 
 
+MULTICLASS = {
+    "f1_macro": lambda s, t: sk.f1_score(t, s.argmax(1), average="macro"),
+    "f1_weighted": lambda s, t: sk.f1_score(t, s.argmax(1), average="weighted"),
+    "jaccard_weighted": lambda s, t: sk.jaccard_score(t, s.argmax(1), average="weighted"),
+}
 ORACLES = {
     "overall_accuracy": lambda s, t: sk.accuracy_score(t, s.argmax(1)),
     "macro_accuracy": lambda s, t: sk.balanced_accuracy_score(t, s.argmax(1)),
@@ -32,14 +37,19 @@ ORACLES = {
     "f1_macro": lambda s, t: sk.f1_score(t, s > 0.5, average="macro"),
     "f1_micro": lambda s, t: sk.f1_score(t, s > 0.5, average="micro"),
     "f1_weighted": lambda s, t: sk.f1_score(t, s > 0.5, average="weighted"),
+    "jaccard_weighted": lambda s, t: sk.jaccard_score(t, s > 0.5, average="weighted"),
 }
 CASES = [(kind, name) for kind, named in METRICS.items() for name in named]
+
+
+def oracle(kind: str, name: str):
+    return MULTICLASS[name] if kind == "multiclass" and name in MULTICLASS else ORACLES[name]
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_value_equals_sklearn(kind: str, name: str) -> None:
     scores, truth = multiclass() if kind == "multiclass" else multilabel()
-    assert value(METRICS[kind][name], scores, truth) == pytest.approx(ORACLES[name](scores.numpy(), truth.numpy()))
+    assert value(METRICS[kind][name], scores, truth) == pytest.approx(oracle(kind, name)(scores.numpy(), truth.numpy()))
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -47,7 +57,7 @@ def test_bootstrap_equals_resampling_in_a_loop(kind: str, name: str, monkeypatch
     scores, truth = multiclass() if kind == "multiclass" else multilabel()
     monkeypatch.setattr(metrics, "_CHUNK_VALUES", 7 * truth.numel())  # uneven chunks must not change the draws
     draws = numpy_generator(3, "bootstrap", len(scores)).integers(0, len(scores), (40, len(scores)))
-    values = [ORACLES[name](scores[rows].numpy(), truth[rows].numpy()) for rows in draws]
+    values = [oracle(kind, name)(scores[rows].numpy(), truth[rows].numpy()) for rows in draws]
     low, high = bootstrap(METRICS[kind][name], scores, truth, resamples=40, seed=3, confidence=0.9)
     assert (low, high) == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])))
 
@@ -57,6 +67,15 @@ def test_f1_macro_counts_absent_labels_as_torchmetrics_does() -> None:
     scores[:, 1], truth[:, 1] = 0.1, 0
     expected = multilabel_f1_score(scores, truth.long(), num_labels=4, average="macro")
     assert value(metrics.f1_macro, scores, truth) == pytest.approx(float(expected))
+
+
+def test_multiclass_f1_leaves_absent_classes_out_as_torchmetrics_does() -> None:
+    scores, truth = multiclass(12)
+    scores[:, 1], truth[truth == 1] = -9, 0
+    expected = multiclass_f1_score(scores, truth, num_classes=5, average="macro")
+    assert value(metrics.class_f1_macro, scores, truth) == pytest.approx(float(expected))
+    expected = multiclass_jaccard_index(scores, truth, num_classes=5, average="weighted")
+    assert value(metrics.class_jaccard_weighted, scores, truth) == pytest.approx(float(expected))
 
 
 def test_labels_without_positives_do_not_count() -> None:

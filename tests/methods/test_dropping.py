@@ -113,6 +113,8 @@ def test_patches_without_data_go_first_under_every_policy(encoder: Encoder) -> N
     valid[1:, 16, 0] = True  # but for a pixel of patch 8
     image = batch.image.masked_fill(~valid[:, None], 0.0)
     batch = replace(batch, image=image, valid=valid)
+    scores = Dropping(DropSettings(policy="static"), N).scores(encoder, batch, patchify(image, 8))
+    assert scores[1:, :9].isfinite().all() and scores[1:, 9:].isposinf().all() and scores[0].isposinf().all()
     for policy in POLICIES:
         keep = kept(encoder, batch, policy=policy, ratio=0.6, k_min=3)
         assert not keep[1:, 9:].any(), policy

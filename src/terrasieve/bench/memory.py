@@ -36,7 +36,7 @@ def cpu_peak_mb(name: str, setup: Setup, threads: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def _high_water_kb() -> int:
+def high_water_kb() -> int:
     """Return this process's peak resident memory; getrusage would give the parent's if that was higher."""
     status = Path("/proc/self/status")
     if status.exists():
@@ -48,11 +48,11 @@ def _high_water_kb() -> int:
 def _main(order: str) -> None:
     given = json.loads(order)
     torch.set_num_threads(given["threads"])
-    before = _high_water_kb()
+    before = high_water_kb()
     run = Run(given["name"], Setup(**given["setup"]))
     for _ in range(STEPS):
         run.step()
-    sys.stdout.write(f"{(_high_water_kb() - before) * 1024 / 1e6}\n")
+    sys.stdout.write(f"{(high_water_kb() - before) * 1024 / 1e6}\n")
 
 
 if __name__ == "__main__":

@@ -104,8 +104,11 @@ def turn(tensor_HW: Tensor, mirror_x: bool, mirror_y: bool, quarters: int) -> Te
 
 
 def normalise(batch: Batch, mean_C: Tensor, std_C: Tensor) -> Batch:
-    """Turn digital numbers into float32, (x - mean) / std per band, 0 where there is no data. Runs on the device."""
+    """Turn digital numbers into float32, (x - mean) / std per band, 0 where there is no data. Runs on the device.
+
+    Masks travel as uint8 and become int64 here.
+    """
     image = torch.sub(batch.image.float(), mean_C.view(1, -1, 1, 1)).div_(std_C.view(1, -1, 1, 1))
     if batch.valid is not None:
         image = torch.where(batch.valid[:, None], image, 0.0)
-    return replace(batch, image=image)
+    return replace(batch, image=image, mask=None if batch.mask is None else batch.mask.long())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +70,13 @@ class Images:
             window = None
         pixels = raster.read(self.uris[row], window, self.band_sets[self.band_ids[row]])
         return raster.Pixels(pixels.array.astype(self.dtype, copy=False), pixels.valid)
+
+    def take(self, rows: np.ndarray) -> Images:
+        """Return some of the rows, in the order given: (k,) int64."""
+        names = ("windows", "whole", "band_ids", "lon", "lat", "time")
+        return replace(
+            self, uris=[self.uris[row] for row in rows], **{name: getattr(self, name)[rows] for name in names}
+        )
 
 
 def from_table(table: pa.Table, bands: tuple[str, ...] | None = None) -> Images:

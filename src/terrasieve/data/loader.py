@@ -8,7 +8,7 @@ what a batch holds, and a resumed run reads on where it stopped.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from terrasieve.batch import Batch, Rows
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.images import Images
 from terrasieve.data.samples import TrainSamples, WholeSamples, collate
+from terrasieve.data.truth import Truth
+from terrasieve.errors import UserError
 from terrasieve.section import Section
 
 
@@ -78,6 +80,7 @@ def train_batches(
     batch_size: int,
     rank: int = 0,
     world: int = 1,
+    truth: Truth | None = None,
 ) -> Iterator[Batch]:
     """Yield this process's batch of each step, in digital numbers, on the host.
 
@@ -90,20 +93,26 @@ def train_batches(
         batch_size: of the global batch; a multiple of ``world``.
         rank: this process, 0 <= rank < world.
         world: number of processes.
+        truth: labels, masks and redundancy of the images.
     """
     share = batch_size // world
     rows = (rank * share, (rank + 1) * share)
     sampler = StepSampler(len(images), seed, steps, rows, batch_size)
-    batches = _loader(TrainSamples(images, image, seed), loader, batch_sampler=sampler)
-    for batch in batches:
+    for batch in _batches(TrainSamples(images, image, seed, truth), loader, batch_sampler=sampler):
         yield replace(batch, rows=Rows(rows[0], batch_size))
 
 
 def whole_batches(
-    images: Images, image: ImageSettings, loader: LoaderSettings, batch_size: int = 64
-) -> Iterable[Batch]:
-    """Return batches of all images in row order, whole and without augmentation."""
-    return _loader(WholeSamples(images, image), loader, batch_size=batch_size)
+    images: Images,
+    image: ImageSettings,
+    loader: LoaderSettings,
+    batch_size: int = 64,
+    *,
+    truth: Truth | None = None,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """Return batches of images, all in row order or those at ``rows``, whole and without augmentation."""
+    return _batches(WholeSamples(images, image, truth), loader, batch_size=batch_size, sampler=rows)
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
@@ -112,8 +121,9 @@ def _leave_signals_to_parent(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _loader(dataset: Any, settings: LoaderSettings, **how: Any) -> DataLoader[Batch]:
-    return DataLoader(
+def _batches(dataset: Any, settings: LoaderSettings, **how: Any) -> Iterator[Batch]:
+    """Load batches; a mistake in the input found by a worker is the user's message, without the worker's traceback."""
+    loader: DataLoader[Batch] = DataLoader(
         dataset,
         num_workers=settings.workers,
         prefetch_factor=settings.prefetch if settings.workers else None,
@@ -122,3 +132,7 @@ def _loader(dataset: Any, settings: LoaderSettings, **how: Any) -> DataLoader[Ba
         pin_memory=torch.cuda.is_available(),
         **how,
     )
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].rstrip()) from error

@@ -1,7 +1,8 @@
 """Samples: one image at a time, as the loader's workers make them.
 
 Between ``images`` and ``loader``. A sample is a dict with TorchGeo's names: ``image``, ``lon``, ``lat``, ``time``,
-``valid``, ``index``. Everything random about it is keyed by (seed, epoch, index).
+``valid``, ``index``, and where the truth is known ``label``, ``mask``, ``redundancy``. Everything random about it is
+keyed by (seed, epoch, index).
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from terrasieve import keyed
 from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import ImageSettings, random_crop, resize, resize_valid, turn
 from terrasieve.data.images import Images
+from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.imagery.unreadable import UnreadableImage
 
 Sample = dict[str, Any]
 SUBSTITUTES = 20
+TRUTH = ("label", "mask", "redundancy")
+SPREAD = ("image", "valid", "mask", "redundancy")  # what lies on the ground, and is mirrored and turned with it
 
 
 class TrainSamples(Dataset[Sample]):
     """Random crops of a manifest's images, indexed by (epoch, index)."""
 
-    def __init__(self, images: Images, settings: ImageSettings, seed: int) -> None:
-        self.images, self.settings, self.seed = images, settings, seed
+    def __init__(self, images: Images, settings: ImageSettings, seed: int, truth: Truth | None = None) -> None:
+        self.images, self.settings, self.seed, self.truth = images, settings, seed, truth or Truth()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,28 +67,30 @@ class TrainSamples(Dataset[Sample]):
         crop = random_crop(draw, int(self.images.windows[row, 2]), int(self.images.windows[row, 3]), augment)
         mirror_x, mirror_y = (bool(bit) and augment.flips for bit in draw.integers(0, 2, 2))
         quarters = int(draw.integers(4)) if augment.turns and width == height else 0
-        sample = _read(self.images, row, crop, height, width)
-        sample["image"] = turn(sample["image"], mirror_x, mirror_y, quarters)
-        if sample["valid"] is not None:
-            sample["valid"] = turn(sample["valid"], mirror_x, mirror_y, quarters)
+        sample = _read(self.images, self.truth, row, crop, height, width)
+        for name in SPREAD:
+            if sample[name] is not None:
+                sample[name] = turn(sample[name], mirror_x, mirror_y, quarters)
         return sample
 
 
 class WholeSamples(Dataset[Sample]):
     """Whole images, resampled to one size, without augmentation: for evaluation. Indexed by row."""
 
-    def __init__(self, images: Images, settings: ImageSettings) -> None:
-        self.images, self.settings = images, settings
+    def __init__(self, images: Images, settings: ImageSettings, truth: Truth | None = None) -> None:
+        self.images, self.settings, self.truth = images, settings, truth or Truth()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> Sample:
         """Make a sample; an unreadable image raises, since an evaluation without it would be another one."""
-        return {**_read(self.images, row, None, *self.settings.shape_px), "skipped": []}
+        return {**_read(self.images, self.truth, row, None, *self.settings.shape_px), "skipped": []}
 
 
-def _read(images: Images, row: int, crop: tuple[int, int, int, int] | None, height: int, width: int) -> Sample:
+def _read(
+    images: Images, truth: Truth, row: int, crop: tuple[int, int, int, int] | None, height: int, width: int
+) -> Sample:
     pixels = images.read(row, crop)
     valid = None if pixels.valid is None else resize_valid(torch.from_numpy(pixels.valid), height, width)
     array = pixels.array
@@ -95,6 +101,9 @@ def _read(images: Images, row: int, crop: tuple[int, int, int, int] | None, heig
     return {
         "image": resize(torch.from_numpy(array), height, width),
         "valid": valid,
+        "label": None if truth.labels is None else truth.labels[row],
+        "mask": truth.read_mask(row, crop, height, width),
+        "redundancy": truth.patch_redundancy(row),
         "lon": images.lon[row],
         "lat": images.lat[row],
         "time": images.time[row],
@@ -108,6 +117,7 @@ def collate(samples: list[Sample]) -> Batch:
     if any(sample["valid"] is not None for sample in samples):
         real = torch.ones(samples[0]["image"].shape[-2:], dtype=torch.bool)
         valid = torch.stack([real if s["valid"] is None else s["valid"] for s in samples])
+    known = {name: [s[name] for s in samples] for name in TRUTH if samples[0][name] is not None}
     lon, lat, time = (torch.tensor([s[name] for s in samples], dtype=torch.float64) for name in ("lon", "lat", "time"))
     return Batch(
         image=torch.stack([sample["image"] for sample in samples]),
@@ -116,5 +126,8 @@ def collate(samples: list[Sample]) -> Batch:
         time=time,
         index=torch.tensor([sample["index"] for sample in samples]),
         valid=valid,
+        label=torch.stack(known["label"]) if "label" in known else None,
+        mask=torch.stack(known["mask"]) if "mask" in known else None,
+        redundancy=torch.stack([grid.flatten() for grid in known["redundancy"]]) if "redundancy" in known else None,
         skipped=tuple(skip for sample in samples for skip in sample["skipped"]),
     )

@@ -10,11 +10,12 @@ Shapes: N test samples, C classes, R weightings of the samples.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from terrasieve.errors import UserError
 from terrasieve.keyed import numpy_generator
@@ -36,9 +37,26 @@ def macro_accuracy(scores_NC: Tensor, truth_N: Tensor, weights_RN: Tensor) -> Te
 
     Classes without samples are left out.
     """
-    truth_NC = torch.nn.functional.one_hot(truth_N, scores_NC.shape[1]).double()
+    truth_NC = one_hot(truth_N, scores_NC.shape[1]).double()
     right_N1 = (scores_NC.argmax(1) == truth_N).double()[:, None]
     return ((weights_RN @ (truth_NC * right_N1)) / (weights_RN @ truth_NC)).nanmean(1)
+
+
+def class_f1_macro(scores_NC: Tensor, truth_N: Tensor, weights_RN: Tensor) -> Tensor:
+    """Return the mean over classes of F1, (R,) float64; a class neither true nor predicted is left out."""
+    return f1(_class_counts(scores_NC, truth_N, weights_RN)).nanmean(1)
+
+
+def class_f1_weighted(scores_NC: Tensor, truth_N: Tensor, weights_RN: Tensor) -> Tensor:
+    """Return F1 averaged over classes in proportion to their samples, (R,) float64."""
+    counts = _class_counts(scores_NC, truth_N, weights_RN)
+    return by_support(f1(counts), counts)
+
+
+def class_jaccard_weighted(scores_NC: Tensor, truth_N: Tensor, weights_RN: Tensor) -> Tensor:
+    """Return the Jaccard index averaged over classes in proportion to their samples, (R,) float64."""
+    counts = _class_counts(scores_NC, truth_N, weights_RN)
+    return by_support(jaccard(counts), counts)
 
 
 def ap_macro(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> Tensor:
@@ -56,8 +74,7 @@ def ap_micro(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> Tensor:
 
 def f1_macro(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> Tensor:
     """Return the mean over labels of F1 at 0.5, (R,) float64; a label neither true nor predicted counts as 0."""
-    hits_RC, truth_RC, said_RC = _label_counts(scores_NC, truth_NC, weights_RN)
-    return (2 * hits_RC / (truth_RC + said_RC)).nan_to_num(0.0).mean(1)
+    return f1(_label_counts(scores_NC, truth_NC, weights_RN)).nan_to_num(0.0).mean(1)
 
 
 def f1_micro(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> Tensor:
@@ -68,19 +85,61 @@ def f1_micro(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> Tensor:
 
 def f1_weighted(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> Tensor:
     """Return F1 at 0.5 averaged over labels in proportion to their positives, (R,) float64."""
-    hits_RC, truth_RC, said_RC = _label_counts(scores_NC, truth_NC, weights_RN)
-    f1_RC = (2 * hits_RC / (truth_RC + said_RC)).nan_to_num(0.0)
-    return (f1_RC * truth_RC).sum(1) / truth_RC.sum(1)
+    counts = _label_counts(scores_NC, truth_NC, weights_RN)
+    return by_support(f1(counts), counts)
 
 
+def jaccard_weighted(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> Tensor:
+    """Return the Jaccard index at 0.5 averaged over labels in proportion to their positives, (R,) float64."""
+    counts = _label_counts(scores_NC, truth_NC, weights_RN)
+    return by_support(jaccard(counts), counts)
+
+
+class Counts(NamedTuple):
+    """What F1 and Jaccard are made of, per weighting and class, each (R, C) float64.
+
+    Attributes:
+        hits_RC: true positives.
+        truth_RC: true samples, labels or pixels of the class.
+        said_RC: predicted ones.
+    """
+
+    hits_RC: Tensor
+    truth_RC: Tensor
+    said_RC: Tensor
+
+
+def f1(counts: Counts) -> Tensor:
+    """Return F1 per class, (R, C) in [0, 1]; NaN for a class neither true nor predicted."""
+    return 2 * counts.hits_RC / (counts.truth_RC + counts.said_RC)
+
+
+def jaccard(counts: Counts) -> Tensor:
+    """Return intersection over union per class, (R, C) in [0, 1]; NaN for a class neither true nor predicted."""
+    return counts.hits_RC / (counts.truth_RC + counts.said_RC - counts.hits_RC)
+
+
+def by_support(values_RC: Tensor, counts: Counts) -> Tensor:
+    """Average over classes in proportion to how much of each is true: (R, C) -> (R,)."""
+    return (values_RC.nan_to_num(0.0) * counts.truth_RC).sum(1) / counts.truth_RC.sum(1)
+
+
+# Micro F1 of a multi-class task is its overall accuracy.
 METRICS: dict[Kind, dict[str, Metric]] = {
-    "multiclass": {"overall_accuracy": overall_accuracy, "macro_accuracy": macro_accuracy},
+    "multiclass": {
+        "overall_accuracy": overall_accuracy,
+        "macro_accuracy": macro_accuracy,
+        "f1_macro": class_f1_macro,
+        "f1_weighted": class_f1_weighted,
+        "jaccard_weighted": class_jaccard_weighted,
+    },
     "multilabel": {
         "ap_macro": ap_macro,
         "ap_micro": ap_micro,
         "f1_macro": f1_macro,
         "f1_micro": f1_micro,
         "f1_weighted": f1_weighted,
+        "jaccard_weighted": jaccard_weighted,
     },
 }
 
@@ -133,7 +192,7 @@ def bootstrap(
     draws = numpy_generator(seed, "bootstrap", count)
     rows = max(1, _CHUNK_VALUES // max(1, truth.numel()))
     values = [
-        metric(scores_NC, truth, _resample_counts(draws, min(rows, resamples - start), count))
+        metric(scores_NC, truth, resample_counts(draws, min(rows, resamples - start), count))
         for start in range(0, resamples, rows)
     ]
     tail = (1 - confidence) / 2
@@ -141,7 +200,7 @@ def bootstrap(
     return float(low), float(high)
 
 
-def _resample_counts(draws: np.random.Generator, rows: int, count: int) -> Tensor:
+def resample_counts(draws: np.random.Generator, rows: int, count: int) -> Tensor:
     """Count how often each sample is drawn when ``count`` are drawn with replacement, (rows, count) float64."""
     drawn = draws.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
@@ -163,8 +222,13 @@ def _average_precision(score_P: Tensor, truth_P: Tensor, sample_P: Tensor, weigh
     return (positive_RP * precision_RP.nan_to_num(0.0)).sum(1) / positive_RP.sum(1)
 
 
-def _label_counts(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum true positives, positives and predicted positives per label, three (R, C) float64."""
-    said_NC = (scores_NC > THRESHOLD).double()
-    true_NC = truth_NC.double()
-    return weights_RN @ (said_NC * true_NC), weights_RN @ true_NC, weights_RN @ said_NC
+def _label_counts(scores_NC: Tensor, truth_NC: Tensor, weights_RN: Tensor) -> Counts:
+    """Count per label, at the threshold."""
+    said_NC, true_NC = (scores_NC > THRESHOLD).double(), truth_NC.double()
+    return Counts(weights_RN @ (said_NC * true_NC), weights_RN @ true_NC, weights_RN @ said_NC)
+
+
+def _class_counts(scores_NC: Tensor, truth_N: Tensor, weights_RN: Tensor) -> Counts:
+    """Count per class, of each sample the one with the highest score."""
+    said_NC, true_NC = (one_hot(numbers, scores_NC.shape[1]).double() for numbers in (scores_NC.argmax(1), truth_N))
+    return Counts(weights_RN @ (said_NC * true_NC), weights_RN @ true_NC, weights_RN @ said_NC)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PRETRAINED, RANDOM_INIT, RAW_PIXELS = "pretrained", "random init", "raw pixels"
 PROTOCOLS = ("knn", "linear")
+FINE_TUNED = "fine-tuned"  # the protocol of a model that was trained on the task itself
 K = 20
 TEMPERATURE = 0.07
 
@@ -35,8 +36,8 @@ class Score:
 
     Attributes:
         encoder: "pretrained", "random init", "raw pixels" or another name.
-        protocol: "knn" or "linear".
-        metric: key of ``metrics.METRICS``.
+        protocol: "knn", "linear" or "fine-tuned".
+        metric: key of ``metrics.METRICS``, or of ``dense.METRICS``.
         value: in [0, 1].
         low, high: 95 % percentile bootstrap interval over the test samples.
         count: test samples.
@@ -227,6 +228,18 @@ def rich_table(scores: Sequence[Score]) -> Table:
         table.add_column(name, justify="left" if position < 2 else "right")
     for row in rows:
         table.add_row(*row)
+    return table
+
+
+def metrics_table(scores: Sequence[Score]) -> Table:
+    """Lay the scores of one model out as a table for the terminal, a row per metric, in per cent."""
+    from rich.table import Table
+
+    table = Table(title=f"{scores[0].encoder}, {scores[0].count} test images, 95 % intervals")
+    for name in ("metric", "value", "interval"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for s in scores:
+        table.add_row(s.metric.replace("_", " "), f"{100 * s.value:.1f}", f"[{100 * s.low:.1f}, {100 * s.high:.1f}]")
     return table
 
 

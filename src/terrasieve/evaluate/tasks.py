@@ -56,14 +56,16 @@ class Task:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """An image or window, its labels, and its split where the source names one."""
+
     uri: str
     labels: tuple[str, ...]
     window: Window | None = None
     split: str | None = None
 
 
-def load_task(spec: str, split: str | None = None, *, seed: int = 0) -> Task:
+def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str | None = None) -> Task:
     """Find a task's images, targets and split.
 
     Args:
@@ -74,14 +76,15 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0) -> Task:
             samples, the rest test; None = the source's own (a manifest's column; folders train, val, test at the top
             of PATH) or else ``random:0.8``.
         seed: keys the random split.
+        column: of a manifest, ``label`` (one class) or ``labels``; None = label where any row has one, else labels.
 
     Raises:
         UserError: an unknown spec, nothing found, no train or test rows, or a class without training samples.
     """
-    prefix, path = _parse(spec)
+    prefix, path = parse(spec)
     notes: list[str] = []
-    rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, notes)
-    rows, names, targets = _divide(rows, split, path if prefix == "folder" else path.parent, seed, notes)
+    rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, column, notes)
+    rows, names, targets = divide_rows(rows, split, path if prefix == "folder" else path.parent, seed, notes)
     parts = tuple(str(row.split) for row in rows)
     _check_parts(spec, parts, names, targets, notes)
     leaked = _count_leaks(rows)
@@ -100,7 +103,8 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0) -> Task:
     )
 
 
-def _parse(spec: str) -> tuple[str, Path]:
+def parse(spec: str) -> tuple[str, Path]:
+    """Tell a task's kind of source, folder or manifest, and its path."""
     prefix, colon, rest = spec.partition(":")
     if not colon and spec.endswith(".parquet"):
         prefix, rest = "manifest", spec
@@ -114,7 +118,7 @@ def _parse(spec: str) -> tuple[str, Path]:
     return prefix, path
 
 
-def _folder_rows(root: Path, notes: list[str]) -> list[_Row]:
+def _folder_rows(root: Path, notes: list[str]) -> list[Row]:
     rows, loose = [], 0
     for file in sorted(root.rglob("*")):
         if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file():
@@ -124,7 +128,7 @@ def _folder_rows(root: Path, notes: list[str]) -> list[_Row]:
         if len(inside) == 1:
             loose += 1
         else:
-            rows.append(_Row(str(file), (inside[-2],), split=part))
+            rows.append(Row(str(file), (inside[-2],), split=part))
     if not rows:
         raise UserError(f"{root} holds no images in class folders (PATH/.../CLASS/image.jpg); loose images: {loose}")
     if loose:
@@ -132,28 +136,29 @@ def _folder_rows(root: Path, notes: list[str]) -> list[_Row]:
     return rows
 
 
-def _manifest_rows(path: Path, notes: list[str]) -> list[_Row]:
+def _manifest_rows(path: Path, column: str | None, notes: list[str]) -> list[Row]:
     table = manifest.read(path, ["uri", "window", "split", "label", "labels", "keep"]).to_pylist()
     kept = [row for row in table if row["keep"]]
-    single = any(row["label"] for row in kept)
+    single = column == "label" if column else any(row["label"] for row in kept)
     rows = []
     for row in kept:
         labels = (row["label"],) if single else tuple(row["labels"]) if row["labels"] is not None else None
         if labels is None or labels == (None,):
             continue
-        part = row["split"] and _split_name(row["split"], str(path))
-        rows.append(_Row(row["uri"], labels, tuple(row["window"]) if row["window"] else None, part))
+        part = row["split"] and split_name(row["split"], str(path))
+        rows.append(Row(row["uri"], labels, tuple(row["window"]) if row["window"] else None, part))
     if not rows:
-        raise UserError(f"{path}: none of the {len(kept)} kept rows has a label; fill the column label or labels")
+        wanted = column or "label or labels"
+        raise UserError(f"{path}: none of the {len(kept)} kept rows has a label; fill the column {wanted}")
     for count, what in ((len(table) - len(kept), "that are not kept"), (len(kept) - len(rows), "without a label")):
         if count:
             notes.append(f"{count} rows {what} are left out")
     return rows
 
 
-def _divide(
-    rows: list[_Row], split: str | None, root: Path, seed: int, notes: list[str]
-) -> tuple[list[_Row], tuple[str, ...], Tensor]:
+def divide_rows(
+    rows: list[Row], split: str | None, root: Path, seed: int, notes: list[str]
+) -> tuple[list[Row], tuple[str, ...], Tensor]:
     """Give every row its split, and all of them their targets."""
     share = None
     if split is not None and split.startswith("random"):
@@ -192,7 +197,7 @@ def _find_csv(split: str, root: Path) -> Path:
     raise UserError(f"there is no split file {split!r}, neither in {root} nor in {Path.cwd()}; or write random:0.8")
 
 
-def _by_csv(rows: list[_Row], file: Path, root: Path, notes: list[str]) -> list[_Row]:
+def _by_csv(rows: list[Row], file: Path, root: Path, notes: list[str]) -> list[Row]:
     """Take the rows that the CSV lists, with its split and, where it has one, its class."""
     with file.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
@@ -201,10 +206,10 @@ def _by_csv(rows: list[_Row], file: Path, root: Path, notes: list[str]) -> list[
     if "path" not in columns or "split" not in columns:
         raise UserError(f"{file} has the columns {', '.join(columns)}; path and split are needed")
     # A manifest's rows may be windows of one file, which share its uri and so its line in the CSV.
-    by_uri: dict[str, list[_Row]] = defaultdict(list)
+    by_uri: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_uri[row.uri].append(row)
-    chosen: list[_Row] = []
+    chosen: list[Row] = []
     missing: list[str] = []
     listed: set[str] = set()
     for number, line in enumerate(lines, start=2):
@@ -215,7 +220,7 @@ def _by_csv(rows: list[_Row], file: Path, root: Path, notes: list[str]) -> list[
             raise UserError(f"{file}, line {number}: {line['path']} is listed twice; keep one line per image")
         listed.add(uri)
         found = by_uri.pop(uri, [])
-        part = _split_name(line["split"], f"{file}, line {number}")
+        part = split_name(line["split"], f"{file}, line {number}")
         chosen += [replace(row, split=part, labels=(line[named],) if named else row.labels) for row in found]
         missing += [] if found else [line["path"]]
     if not chosen:
@@ -230,7 +235,8 @@ def _by_csv(rows: list[_Row], file: Path, root: Path, notes: list[str]) -> list[
     return chosen
 
 
-def _split_name(name: str, where: str) -> str:
+def split_name(name: str, where: str) -> str:
+    """Return train, val or test, however it is spelt."""
     if name.lower() not in SPLITS:
         near = difflib.get_close_matches(name.lower(), SPLITS, n=1)
         raise UserError(
@@ -240,7 +246,7 @@ def _split_name(name: str, where: str) -> str:
     return SPLITS[name.lower()]
 
 
-def _targets(rows: list[_Row], multilabel: bool) -> tuple[tuple[str, ...], Tensor]:
+def _targets(rows: list[Row], multilabel: bool) -> tuple[tuple[str, ...], Tensor]:
     names = tuple(sorted({label for row in rows for label in row.labels}))
     number = {name: position for position, name in enumerate(names)}
     if not multilabel:
@@ -270,9 +276,9 @@ def _check_parts(spec: str, parts: tuple[str, ...], names: tuple[str, ...], targ
     notes.append(listed)
 
 
-def _count_leaks(rows: list[_Row]) -> int:
+def _count_leaks(rows: list[Row]) -> int:
     """Count test rows whose bytes (and window) train or val hold too; only files of equal size are read."""
-    by_size: dict[int, list[_Row]] = defaultdict(list)
+    by_size: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         path = Path(row.uri)
         if path.is_file():  # a URL would have to be fetched

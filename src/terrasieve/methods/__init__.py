@@ -1,4 +1,4 @@
-"""Methods: one file per published method, and the union of their settings.
+"""Methods: one file per published method, and the unions of their settings.
 
 A method is added by four touches: its file, one line in each of the two tables here, one recipe, one test of recorded
 numbers.
@@ -6,20 +6,28 @@ numbers.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from terrasieve.batch import Batch, Output
 from terrasieve.methods.cross_mae import CrossMAE, CrossMAESettings
 from terrasieve.methods.mae import MAE, MAESettings
+from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
+from terrasieve.methods.rvit import RViT, RViTSettings
 from terrasieve.methods.selective_mae import SelectiveMAE, SelectiveMAESettings
 from terrasieve.nn.encoder import Encoder
 
 MethodSettings = Annotated[MAESettings | CrossMAESettings | SelectiveMAESettings, Field(discriminator="name")]
 
 METHODS = {"mae": MAE, "cross_mae": CrossMAE, "selective_mae": SelectiveMAE}
+
+# The supervised methods, which ``terrasieve adapt`` trains; they can also predict.
+AdapterSettings = Annotated[RViTSettings | RUPerNetSettings, Field(discriminator="name")]
+
+ADAPTERS = {"rvit": RViT, "rupernet": RUPerNet}
 
 
 class Method(Protocol):
@@ -44,6 +52,15 @@ class Method(Protocol):
         ...
 
 
-def build(settings: MethodSettings, encoder: Encoder, seed: int = 0) -> torch.nn.Module:
-    """Build a method around an encoder; decoder weights are drawn from ``seed``."""
-    return cast(torch.nn.Module, METHODS[settings.name](settings, encoder, seed))
+class Adapter(Method, Protocol):
+    """What validation and prediction need of a supervised method beside that."""
+
+    def predict(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Compute logits of normalised images: (B, C), or (B, C, H, W) for every pixel."""
+        ...
+
+
+def build(settings: MethodSettings | AdapterSettings, encoder: Encoder, seed: int = 0) -> torch.nn.Module:
+    """Build a method around an encoder; the weights of decoder or head are drawn from ``seed``."""
+    kinds: dict[str, Any] = {**METHODS, **ADAPTERS}
+    return cast(torch.nn.Module, kinds[settings.name](settings, encoder, seed))

@@ -13,13 +13,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.nn import weights
-from terrasieve.nn.packed import PackedBlock, Packing
+from terrasieve.nn.packed import PackedBlock, Packing, packable
 from terrasieve.nn.patches import patchify, take
 from terrasieve.nn.position import sincos_2d
 from terrasieve.section import Section
@@ -243,7 +243,7 @@ def _build(settings: EncoderSettings, arguments: dict[str, Any]) -> VisionTransf
             model = timm.create_model(settings.name, num_classes=0, **arguments)
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
-    plain = isinstance(model, VisionTransformer) and all(type(block) is Block for block in model.blocks)
+    plain = isinstance(model, VisionTransformer) and all(map(packable, model.blocks))
     if not plain or model.num_prefix_tokens != 1 or model.pos_embed is None:
         raise UserError(
             f"encoder.name: {settings.name!r} is not a plain ViT with one class token. "

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
@@ -32,7 +33,7 @@ class Packing:
         rows_S: int64, the image of each token.
         offsets: (B + 1,) int32, where each image begins, and S.
         lengths: tokens of each image on the host; empty where it does not know them.
-        longest: no image has more tokens.
+        longest: no image can have more tokens; the same in every step, so that compiled blocks stay as they are.
         mask: FlexAttention's, on CUDA where ``varlen_attn`` cannot be used; built once for all blocks.
     """
 
@@ -55,9 +56,8 @@ class Packing:
         rows_S = rows_S.index_copy(0, cls_B, images).index_copy(0, patches_T, layout.rows_T)
         offsets = (layout.offsets + torch.arange(B + 1, device=device)).int()
         lengths = tuple(length + 1 for length in layout.lengths)
-        longest = max(lengths, default=patches + 1)
         mask = _block_mask(rows_S) if device.type == "cuda" and not _has_varlen(device) else None
-        return Packing(cls_B, patches_T, rows_S, offsets, lengths, longest, mask)
+        return Packing(cls_B, patches_T, rows_S, offsets, lengths, patches + 1, mask)
 
     def join(self, cls_D: Tensor, tokens_TD: Tensor) -> Tensor:
         """Put the class token before each image's tokens: (S, D)."""
@@ -89,6 +89,12 @@ class PackedBlock(Block):
         branch = self.ls2(self.mlp(self.norm2(x)))
         x = x + (branch if scales is None else branch * scales[1].to(branch.dtype))
         return x
+
+
+def packable(block: nn.Module) -> bool:
+    """Tell whether a block is timm's plain one, whose attention ``packed_attention`` does again."""
+    attn = getattr(block, "attn", None)
+    return type(block) is Block and type(attn) is Attention and getattr(attn, "gate", None) is None
 
 
 def packed_attention(attention: nn.Module, x_SD: Tensor, packing: Packing) -> Tensor:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from PIL import Image
 
 import terrasieve
-from terrasieve.evaluate.protocol import RANDOM_INIT, RAW_PIXELS, Score
+from terrasieve.evaluate.protocol import FINE_TUNED, RANDOM_INIT, RAW_PIXELS, Score
 from terrasieve.report.curves import compact, curve
 from terrasieve.report.run_folder import Run, number, read_run
 
@@ -33,6 +33,19 @@ NAMES = {
     "lr": "Learning rate",
     "grad_norm": "Gradient norm",
     "images_per_s": "Throughput, images per second",
+}
+PICTURES = {
+    "rvit": ("Selected patches", "Grey patches were not encoded.", ("input", "what the encoder saw")),
+    "rupernet": (
+        "Selected patches and classes",
+        "Grey patches were not encoded; black pixels are not scored.",
+        ("input", "what the encoder saw", "truth", "prediction"),
+    ),
+    "": (
+        "Selected patches and reconstructions",
+        "Grey patches were neither encoded nor predicted.",
+        ("input", "what the encoder saw", "prediction"),
+    ),
 }
 HIDDEN = {"step", "time_s", "epoch", "skipped_steps", "skipped_images"}
 
@@ -77,6 +90,7 @@ def write_report(run_dir: str | Path, extra: Sequence[Figure] = ()) -> Path:
         subtitle=_subtitle(run),
         facts=_facts(run),
         pictures=pictures,
+        columns=dict(zip(("title", "lead", "names"), _columns(run), strict=True)),
         scores=_scores(run.scores),
         figures=[(figure, _figure_uri(figure)) for figure in extra],
         curves=_curves(run),
@@ -94,6 +108,11 @@ def write_report(run_dir: str | Path, extra: Sequence[Figure] = ()) -> Path:
 def _subtitle(run: Run) -> str:
     parts = [_setting(run, "method", "name"), _setting(run, "encoder", "name"), run.environment.get("hardware")]
     return " · ".join(str(part) for part in parts if part)
+
+
+def _columns(run: Run) -> tuple[str, str, tuple[str, ...]]:
+    """Say what the pictures show: title, sentence, columns."""
+    return PICTURES.get(str(_setting(run, "method", "name")), PICTURES[""])
 
 
 def _setting(run: Run, section: str, key: str) -> Any:
@@ -136,17 +155,25 @@ def _headline_score(scores: Sequence[Score]) -> tuple[str, str, str] | None:
 
 
 def _score_name(score: Score) -> str:
-    protocol = {"knn": "k-NN", "linear": "Linear probe"}.get(score.protocol, score.protocol)
+    protocol = {"knn": "k-NN", "linear": "Linear probe", FINE_TUNED: "Fine-tuned"}.get(score.protocol, score.protocol)
     return f"{protocol}, {score.metric.replace('_', ' ')}"
 
 
-def _scores(scores: Sequence[Score]) -> list[tuple[str, list[Score], str]]:
-    """Group scores: (title, encoders, what they were made with)."""
-    groups: dict[str, list[Score]] = {}
+def _scores(scores: Sequence[Score]) -> list[tuple[str, list[tuple[str, Score]], str]]:
+    """Group scores: (title, [(label, score)], what they were made with).
+
+    Frozen encoders are compared metric by metric; a fine-tuned model's metrics stand together, its classes apart.
+    """
+    groups: dict[str, list[tuple[str, Score]]] = {}
     for score in scores:
-        groups.setdefault(_score_name(score), []).append(score)
+        metric, _, of_class = score.metric.partition("/")
+        if score.protocol == FINE_TUNED:
+            title = f"Fine-tuned {score.encoder}, {'IoU of each class' if of_class else 'metrics'}"
+            groups.setdefault(title, []).append((of_class or metric.replace("_", " "), score))
+        else:
+            groups.setdefault(_score_name(score), []).append((score.encoder, score))
     return [
-        (title, group, ", ".join(f"{key} {value}" for key, value in group[0].settings.items()))
+        (title, group, ", ".join(f"{key} {value}" for key, value in group[0][1].settings.items()))
         for title, group in groups.items()
     ]
 

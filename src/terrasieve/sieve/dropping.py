@@ -71,6 +71,6 @@ def budget_keep(score_BN: Tensor, tokens: int, floor: float, noise_BN: Tensor, k
     if random:
         drawn = static_ids(torch.where(score_BN.isposinf(), 1.0 + noise_BN, noise_BN), random)
         first_BN = score_BN.scatter(1, drawn, -torch.inf)
-    first_BN = first_BN.scatter(1, static_ids(first_BN, max(random, k_min)), -torch.inf)
+    first_BN = first_BN.scatter(1, static_ids(first_BN, k_min), -torch.inf)
     order = first_BN.flatten().argsort(stable=True)[:tokens]
     return torch.zeros_like(score_BN, dtype=torch.bool).flatten().scatter(0, order, True).view(B, N)

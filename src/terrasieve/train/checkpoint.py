@@ -12,11 +12,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
 from terrasieve.errors import UserError
 from terrasieve.train.distributed import World
@@ -87,11 +94,16 @@ def found(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in names if match)
 
 
-def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
-    """Restore the newest whole checkpoint.
+class Restored(NamedTuple):
+    """A resumed state: steps done (0 without a checkpoint), a line for each that could not be read, its ``about``."""
 
-    Returns:
-        Steps done (0 when there is no checkpoint) and a line for every checkpoint that could not be read.
+    step: int
+    broken: list[str]
+    about: dict[str, Any]
+
+
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Restored:
+    """Restore the newest whole checkpoint.
 
     Raises:
         UserError: if there are checkpoints but none can be read, or the model does not fit.
@@ -116,7 +128,26 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
                 f"{path} does not fit this recipe's model: {str(error).splitlines()[0]} "
                 "Resume with the recipe that the run was started with."
             ) from error
-        return step, broken
+        return Restored(step, broken, state["about"])
     if broken:
         raise UserError(f"No checkpoint in {folder} can be read: {'; '.join(broken)}. Start a new run.")
-    return 0, []
+    return Restored(0, [], {})
+
+
+def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the whole model's weights on the CPU, whatever it is spread over; all processes call it."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = cast(dict[str, Tensor], get_model_state_dict(model, options=options))
+    return {name: value.contiguous() for name, value in weights.items()}
+
+
+def write_weights(weights: dict[str, Tensor], path: Path) -> None:
+    """Write weights as safetensors, whole or not at all."""
+    with written_aside(path) as aside:
+        save_file(weights, aside)
+
+
+def read_weights(path: Path, model: nn.Module) -> None:
+    """Load what :func:`write_weights` wrote into a model, whatever it is spread over; all processes call it."""
+    weights: dict[str, Any] = dict(load_file(path))
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))

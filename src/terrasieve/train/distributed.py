@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from terrasieve.errors import UserError
-from terrasieve.train.settings import TrainSettings
+from terrasieve.train.settings import LoopSettings
 
 
 class World(NamedTuple):
@@ -31,7 +31,7 @@ class World(NamedTuple):
 
 
 @contextmanager
-def join(settings: TrainSettings) -> Iterator[World]:
+def join(settings: LoopSettings) -> Iterator[World]:
     """Join the processes that torchrun started, or stand alone.
 
     Raises:
@@ -59,7 +59,7 @@ def join(settings: TrainSettings) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def spread(method: nn.Module, settings: TrainSettings, world: World) -> nn.Module:
+def spread(method: nn.Module, settings: LoopSettings, world: World) -> nn.Module:
     """Move a method to its device, compile its blocks if wanted, and wrap it for several processes."""
     method = method.to(world.device)
     blocks = [block for name, block in method.named_modules() if name.rpartition(".")[0].endswith("blocks")]
@@ -71,7 +71,10 @@ def spread(method: nn.Module, settings: TrainSettings, world: World) -> nn.Modul
     if settings.parallel == "fsdp":
         for block in blocks:
             fully_shard(block)
-        return cast(nn.Module, fully_shard(method))
+        fully_shard(method)
+        if hasattr(method, "predict"):
+            register_fsdp_forward_method(method, "predict")  # or it would meet weights that are not gathered
+        return method
     return DistributedDataParallel(method, device_ids=[world.device] if world.device.type == "cuda" else None)
 
 

@@ -1,6 +1,7 @@
-"""The loop: batch -> learning rate -> micro-batches -> clip -> step -> after_step -> log, picture, checkpoint when due.
+"""The loop: batch -> learning rate -> micro-batches -> clip -> step -> validate, log, picture, checkpoint when due.
 
-The heart of training: ``recipe`` and the command line stand after it, ``data`` and ``methods`` before. Masks are keyed
+The heart of training, of pretraining and fine-tuning alike: ``recipe`` and the command line stand after it, ``data``
+and ``methods`` before. Masks are keyed
 by the step, so a run that was stopped anywhere and resumed gives bitwise the same weights on a CPU. Nothing inside a
 step waits for the device; whether gradients are finite is decided on the device too.
 """
@@ -14,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from terrasieve import keyed
@@ -22,11 +22,11 @@ from terrasieve.batch import Batch
 from terrasieve.data.augment import normalise
 from terrasieve.data.images import Images
 from terrasieve.data.loader import train_batches
+from terrasieve.data.truth import Truth
 from terrasieve.train import checkpoint, distributed
-from terrasieve.train.distributed import World
 from terrasieve.train.optim import gradient_norm, lr_at
-from terrasieve.train.settings import TrainSettings
-from terrasieve.train.state import State, build
+from terrasieve.train.state import State
+from terrasieve.train.trial import Trial
 from terrasieve.train.writer import Writer
 
 
@@ -54,15 +54,16 @@ def train_step(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
     settings = state.settings
     lr = lr_at(step, settings.steps, settings.optim, state.peak)
     for group in state.optimizer.param_groups:
-        group["lr"].fill_(lr)
+        group["lr"].fill_(lr * group.get("lr_factor", 1.0))
     metrics: dict[str, Tensor] = {}
     size = len(batch) // settings.accumulate
     for part in range(settings.accumulate):
         micro = normalise(batch.part(part * size, (part + 1) * size), state.mean, state.std)
         micro = replace(micro, progress=step / settings.steps)
+        micro = micro if state.mix is None else state.mix(micro, step)
         draw = keyed.generator(settings.seed, "mask", step, device=state.world.device)
         with distributed.unsynchronised(state.model, last=part == settings.accumulate - 1):
-            with torch.autocast(state.world.device.type, state.dtype, enabled=state.dtype != torch.float32):
+            with state.autocast():
                 output = state.model(micro, draw)
             (output.loss / settings.accumulate).backward()
         for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
@@ -79,12 +80,13 @@ def train_step(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
 
 
 def train(
-    settings: TrainSettings,
+    state: State,
     images: Images,
     folder: Path,
-    world: World,
     about: dict[str, Any],
     *,
+    truth: Truth | None = None,
+    trial: Trial | None = None,
     stop_at: int | None = None,
     on_step: Callable[[int], None] | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
@@ -92,11 +94,12 @@ def train(
     """Train, or go on training, in a run folder that this process holds.
 
     Args:
-        settings: complete: mean and std are given.
+        state: as built; the newest whole checkpoint is restored into it.
         images: what to train on.
-        folder: of the run; its newest whole checkpoint is resumed.
-        world: this process.
+        folder: of the run.
         about: goes into every checkpoint: recipe, manifest hash, commit, versions.
+        truth: what is known of the images, for supervised methods.
+        trial: validates now and then, keeps the best weights and gives up when they no longer get better.
         stop_at: stop, resumably, after this many steps in all.
         on_step: called after every step with the steps done.
         on_log: called with the numbers of a log line.
@@ -104,30 +107,35 @@ def train(
     Raises:
         UserError: on a full disk, unreadable images in a row, or a gradient that is not finite when the recipe stops.
     """
-    state = build(settings, world, len(images.bands))
-    start, broken = checkpoint.load(folder / "checkpoints", state.model, state.optimizer)
+    settings, world = state.settings, state.world
+    start, broken, stored = checkpoint.load(folder / "checkpoints", state.model, state.optimizer)
     last = min(settings.steps, stop_at or settings.steps)
-    writer = Writer(state, folder, images, about, start)
+    if trial is not None:
+        trial.restore(stored.get("trial"))
+        last = start if trial.exhausted else last
+    writer = Writer(state, folder, images, about, start, truth=truth, trial=trial)
     for reason in broken:
         writer.event("broken_checkpoint", start, reason=reason)
     writer.event("resume" if start else "start", start, steps=settings.steps)
     done, interrupted = start, False
     try:
-        with _interruptible() as asked:
-            for step, batch in zip(range(start, last), _batches(state, images, start, last), strict=True):
+        with interruptible() as asked:
+            for step, batch in zip(range(start, last), _batches(state, images, truth, start, last), strict=True):
                 writer.saw(batch, step)
                 numbers = train_step(state, batch, step)
                 done = step + 1
-                line = writer.after_step(done, numbers, due=done == last)
+                with writer.paused():
+                    verdict = trial.after_step(done) if trial is not None else {}
+                over = done == last or (trial is not None and trial.exhausted)
+                line = writer.after_step(done, numbers, over, verdict)
                 if on_step:
                     on_step(done)
-                if line is not None:
-                    if on_log:
-                        on_log(line)
-                    if distributed.any_of(world, asked()) and done < settings.steps:
-                        interrupted = True
-                        break
-                elif world.size == 1 and asked():
+                if line is not None and on_log:
+                    on_log(line)
+                if over:
+                    break
+                # several processes agree on it only where they meet anyway
+                if distributed.any_of(world, asked()) if line is not None else world.size == 1 and asked():
                     interrupted = True
                     break
         writer.finish(done, interrupted)
@@ -136,7 +144,7 @@ def train(
     return Outcome(done, interrupted, writer.skipped_images, int(state.skipped.item()))
 
 
-def _batches(state: State, images: Images, start: int, last: int) -> Iterator[Batch]:
+def _batches(state: State, images: Images, truth: Truth | None, start: int, last: int) -> Iterator[Batch]:
     settings, world = state.settings, state.world
     for batch in train_batches(
         images,
@@ -147,12 +155,13 @@ def _batches(state: State, images: Images, start: int, last: int) -> Iterator[Ba
         batch_size=settings.batch_size,
         rank=world.rank,
         world=world.size,
+        truth=truth,
     ):
         yield batch.to(world.device)
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a question that the loop asks; the second acts at once."""
     asked: list[int] = []
     before: dict[signal.Signals, Any] = {}

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from terrasieve.train.settings import OptimSettings
 
+BLOCK = re.compile(r"encoder\.vit\.blocks\.(\d+)\.")
 
-def adamw(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
-    """Build fused AdamW with weight decay on weights only: not on norms, biases, tokens and mixing weights."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+
+def adamw(model: nn.Module, settings: OptimSettings, layer_decay: float = 1.0) -> torch.optim.AdamW:
+    """Build fused AdamW with weight decay on weights only: not on norms, biases, tokens and mixing weights.
+
+    Args:
+        model: to be trained, whole or spread over processes.
+        settings: decay and betas.
+        layer_decay: below 1, there is a pair of groups per block, and each has a ``lr_factor``: 1 for what stands above
+            the encoder's blocks, ``layer_decay`` less per block down to the embedding (BEiT's and MAE's fine-tuning).
+    """
+    above = 2 + max((int(match[1]) for name, _ in model.named_parameters() if (match := BLOCK.search(name))), default=0)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             weight = parameter.ndim >= 2 and not name.endswith(("token", "pos_embed", "mix"))
-            (decayed if weight else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=torch.tensor(0.0), betas=settings.betas, fused=True)
+            layer = _layer(name, above) if layer_decay < 1 else above
+            group = {"params": [], "weight_decay": settings.weight_decay if weight else 0.0}
+            group |= {"lr": torch.tensor(0.0), "lr_factor": layer_decay ** (above - layer)} if layer_decay < 1 else {}
+            groups.setdefault((-layer, not weight), group)["params"].append(parameter)
+    ordered = [groups[key] for key in sorted(groups)]
+    return torch.optim.AdamW(ordered, lr=torch.tensor(0.0), betas=settings.betas, fused=True)
+
+
+def _layer(name: str, above: int) -> int:
+    """Count layers from the patch embedding, 0, over the blocks to what stands ``above`` them."""
+    block = BLOCK.search(name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if "encoder.vit." in name and not name.rpartition("encoder.vit.")[2].startswith("norm.") else above
 
 
 def peak_lr(settings: OptimSettings, batch_size: int, method_scale: float) -> float:

@@ -1,10 +1,11 @@
-"""The reconstruction picture: input, what the encoder saw, what was predicted, one row per image.
+"""The picture of a run: input, what the encoder saw and, of a masked method, what it predicted, one row per image.
 
 Drawn from what a method returns when it is asked for a picture (``methods.reconstruction.paint``).
 """
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from terrasieve.batch import IGNORED
 from terrasieve.nn.patches import unpatchify
 from terrasieve.train.checkpoint import written_aside
 
@@ -24,25 +26,29 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
     """Lay out the picture.
 
     Args:
-        painted: ``patches``, ``kept``, ``targets``, ``predicted`` of :func:`terrasieve.methods.reconstruction.paint`.
+        painted: ``patches`` and ``kept``; of a masked method also ``targets`` and ``predicted``, see
+            :func:`terrasieve.methods.reconstruction.paint`; of a segmentation ``mask`` and ``predicted_mask``.
         patch_px: side of a patch.
         shape_px: height and width of an image.
         bands: names, to find red, green and blue.
 
     Returns:
-        (height, width, 3) uint8: for every image a row of input, encoded patches, and predictions among them; patches
-        that are neither encoded nor predicted are grey.
+        (height, width, 3) uint8: for every image a row of input, encoded patches (the others grey), and of a masked
+        method predictions among them, of a segmentation the true and the predicted classes (black: not scored).
     """
     rgb = display_bands(bands)
     true = unpatchify(painted["patches"].float().cpu(), patch_px, *shape_px)[:, rgb]
-    guess = unpatchify(painted["predicted"].float().cpu(), patch_px, *shape_px)[:, rgb]
     low, high = (torch.quantile(true.flatten(2), q, dim=2)[..., None, None] for q in (0.02, 0.98))
     span = (high - low).clamp_min(1e-6)
-    true, guess = (((x - low) / span).clamp(0, 1) for x in (true, guess))
-    kept, targets = (_per_pixel(painted[name].cpu(), patch_px, shape_px) for name in ("kept", "targets"))
-    seen = torch.where(kept, true, GREY)
-    predicted = torch.where(kept | targets, guess, GREY)
-    rows = torch.cat([_pad(x) for x in (true, seen, predicted)], dim=-1)
+    kept = _per_pixel(painted["kept"].cpu(), patch_px, shape_px)
+    columns = [true, torch.where(kept, true, GREY * span + low)]
+    if "predicted" in painted:
+        guess = unpatchify(painted["predicted"].float().cpu(), patch_px, *shape_px)[:, rgb]
+        targets = _per_pixel(painted["targets"].cpu(), patch_px, shape_px)
+        columns.append(torch.where(kept | targets, guess, GREY * span + low))
+    columns = [((x - low) / span).clamp(0, 1) for x in columns]
+    columns += [_coloured(painted[name].cpu()) for name in ("mask", "predicted_mask") if name in painted]
+    rows = torch.cat([_pad(x) for x in columns], dim=-1)
     picture = torch.cat(list(rows), dim=-2)
     return (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
@@ -68,6 +74,13 @@ def _per_pixel(flags_BN: Tensor, patch_px: int, shape_px: tuple[int, int]) -> Te
     rows, columns = shape_px[0] // patch_px, shape_px[1] // patch_px
     grid = flags_BN.view(-1, 1, rows, columns)
     return grid.repeat_interleave(patch_px, dim=2).repeat_interleave(patch_px, dim=3)
+
+
+def _coloured(mask_BHW: Tensor) -> Tensor:
+    """Give every class a colour, hues a golden angle apart, in three shades: (B, 3, H, W) in [0, 1]."""
+    shades = ((0.75, 0.95), (0.45, 0.6), (0.75, 0.8), (0.45, 0.95), (0.75, 0.6), (0.45, 0.8))
+    colours = [hsv_to_rgb(number * 0.618 % 1, *shades[number % len(shades)]) for number in range(IGNORED)]
+    return torch.tensor([*colours, (0.0, 0.0, 0.0)])[mask_BHW.long()].permute(0, 3, 1, 2)
 
 
 def _pad(images_BCHW: Tensor) -> Tensor:

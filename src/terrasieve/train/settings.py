@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.loader import LoaderSettings
-from terrasieve.methods import MethodSettings
+from terrasieve.data.masks import MaskSettings
+from terrasieve.methods import AdapterSettings, MethodSettings
 from terrasieve.nn.encoder import EncoderSettings
 from terrasieve.section import Section
 
@@ -53,8 +54,8 @@ class LogSettings(Section):
     wandb: str | None = None
 
 
-class TrainSettings(Section):
-    """Everything that decides what a run computes.
+class LoopSettings(Section):
+    """What every run of the loop has, whatever it trains.
 
     Attributes:
         seed: of weights, order, augmentation and masks.
@@ -77,7 +78,6 @@ class TrainSettings(Section):
     compile: Literal["auto", "on", "off"] = "auto"
     image: ImageSettings = ImageSettings()
     encoder: EncoderSettings = EncoderSettings()
-    method: MethodSettings
     optim: OptimSettings = OptimSettings()
     loader: LoaderSettings = LoaderSettings()
     log: LogSettings = LogSettings()
@@ -97,4 +97,81 @@ class TrainSettings(Section):
             values, bands = getattr(self.image, name), self.image.bands
             if values is not None and bands is not None and len(values) != len(bands):
                 raise ValueError(f"image.{name} has {len(values)} values for {len(bands)} bands")
+        return self
+
+
+class TrainSettings(LoopSettings):
+    """Everything that decides what a pretraining computes: the loop's settings and one of the masked methods."""
+
+    method: MethodSettings
+
+
+class TaskSettings(Section):
+    """What is to be learned, and on which images.
+
+    Attributes:
+        data: ``folder:PATH`` (class folders), ``manifest:PATH`` or ``FILE.parquet`` (labels in its columns).
+        split: CSV with path and split, or ``random:0.8``; None = the source's own, see ``evaluate.tasks.load_task``.
+        labels: column of a manifest, ``label`` (one class each) or ``labels``; None = label where any row has one.
+        masks: where the masks of the images are; given, the task is segmentation, and ``data`` a manifest.
+    """
+
+    data: str
+    split: str | None = None
+    labels: Literal["label", "labels"] | None = None
+    masks: MaskSettings | None = None
+
+
+class AdaptSettings(LoopSettings):
+    """Everything that decides what a fine-tuning computes.
+
+    Attributes:
+        layer_decay: factor on the learning rate per block from the head down to the patch embedding.
+        mixup: alpha of mixup's Beta distribution; 0 = none. Classification only.
+        cutmix: likewise of CutMix; both above 0: each pair of samples gets one of them.
+        class_weights: ``balanced`` weights classes by their inverse frequency among the training samples.
+        validate_every: steps between validations; the best weights are kept, scored on test and exported.
+        patience: stop after this many validations without a better one; None = never.
+        monitor: the validation metric that says which weights are best; None = the task's first.
+    """
+
+    task: TaskSettings
+    method: AdapterSettings
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+    class_weights: Literal["none", "balanced"] = "none"
+    validate_every: int = Field(default=100, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    monitor: str | None = None
+
+    @model_validator(mode="after")
+    def _suits(self) -> Self:
+        dense = self.task.masks is not None
+        if dense != (self.method.name == "rupernet"):
+            raise ValueError(
+                f"method.name {self.method.name} "
+                + ("classifies whole images, but task.masks is given" if dense else "needs masks to learn from")
+                + "; use rupernet with task.masks, rvit without"
+            )
+        if self.mixup or self.cutmix:
+            if dense:
+                raise ValueError("mixup and cutmix are for classification; set both to 0 for segmentation")
+            if self.batch_size // self.accumulate % 2:
+                raise ValueError(
+                    f"mixup and cutmix mix pairs, so batch_size {self.batch_size} / accumulate {self.accumulate} has "
+                    "to be even"
+                )
+        if self.method.drop.cached:
+            augment = self.image.augment
+            if augment.crop_scale != (1.0, 1.0) or augment.crop_ratio != (1.0, 1.0):
+                raise ValueError(
+                    "method.drop.cached: redundancy is computed once of whole images, which random crops move about; "
+                    "set image.augment.crop_scale=[1,1] and image.augment.crop_ratio=[1,1], or cached=false"
+                )
+            if self.mixup or self.cutmix:
+                raise ValueError(
+                    "method.drop.cached: redundancy is computed once of unmixed images; set mixup and cutmix to 0, "
+                    "or cached=false"
+                )
         return self

@@ -5,6 +5,8 @@ Between ``settings`` and ``loop``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from terrasieve import methods
+from terrasieve.data.mix import Mix
 from terrasieve.nn.encoder import Encoder
 from terrasieve.train import distributed
 from terrasieve.train.distributed import World
 from terrasieve.train.optim import adamw, peak_lr
-from terrasieve.train.settings import TrainSettings
+from terrasieve.train.settings import AdaptSettings, LoopSettings, TrainSettings
 
 
 @dataclass
@@ -24,14 +27,16 @@ class State:
     """What a step works on.
 
     Attributes:
+        mix: how samples are mixed with each other; None = not at all.
         method: the module as built; ``model`` is the same, spread over the processes.
         peak: learning rate at the top of the schedule.
         dtype: what matrix products are computed in.
         skipped: () tensor on the device, steps left out because a gradient was not finite.
     """
 
-    settings: TrainSettings
+    settings: LoopSettings
     world: World
+    mix: Mix | None
     method: methods.Method
     model: nn.Module
     optimizer: torch.optim.AdamW
@@ -42,8 +47,23 @@ class State:
     std: Tensor
     skipped: Tensor
 
+    def autocast(self) -> torch.autocast:
+        """Compute matrix products in the run's precision."""
+        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-def precision(settings: TrainSettings, device: torch.device) -> torch.dtype:
+
+@contextmanager
+def evaluating(state: State) -> Iterator[None]:
+    """Leave out gradients and what a model does in training only, and go back to training afterwards."""
+    state.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        state.model.train()
+
+
+def precision(settings: LoopSettings, device: torch.device) -> torch.dtype:
     """Choose the type of matrix products: bf16 where the hardware computes in it, unless the recipe says."""
     if settings.precision != "auto":
         return torch.bfloat16 if settings.precision == "bf16" else torch.float32
@@ -52,21 +72,23 @@ def precision(settings: TrainSettings, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def build(settings: TrainSettings, world: World, channels: int) -> State:
-    """Build encoder, method and optimiser from the settings, in which mean and std are given."""
+def build(settings: TrainSettings | AdaptSettings, world: World, channels: int) -> State:
+    """Build encoder, method and optimiser from the settings, in which mean, std and the number of classes are given."""
     encoder = Encoder(settings.encoder, channels, settings.image.shape_px, settings.seed)
     return around(methods.build(settings.method, encoder, settings.seed), settings, world)
 
 
-def around(method: nn.Module, settings: TrainSettings, world: World) -> State:
+def around(method: nn.Module, settings: LoopSettings, world: World) -> State:
     """Build what a step needs around a method that exists; ``bench`` puts other libraries' models through it too."""
+    adapts = settings if isinstance(settings, AdaptSettings) else None
     model = distributed.spread(method, settings, world)
-    optimizer = adamw(model, settings.optim)
+    optimizer = adamw(model, settings.optim, adapts.layer_decay if adapts else 1.0)
     kind = cast(methods.Method, method)
     place = {"dtype": torch.float32, "device": world.device}
     return State(
         settings=settings,
         world=world,
+        mix=_mix(adapts) if adapts else None,
         method=kind,
         model=model,
         optimizer=optimizer,
@@ -77,3 +99,9 @@ def around(method: nn.Module, settings: TrainSettings, world: World) -> State:
         std=torch.tensor(settings.image.std, **place),  # type: ignore[arg-type]
         skipped=torch.zeros((), device=world.device),
     )
+
+
+def _mix(settings: AdaptSettings) -> Mix | None:
+    if not (settings.mixup or settings.cutmix):
+        return None
+    return Mix(settings.mixup, settings.cutmix, settings.method.classes, settings.seed)

@@ -7,26 +7,28 @@ when the next line is due, so that the device never waits for the host.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from terrasieve import keyed
 from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import normalise
 from terrasieve.data.images import Images
 from terrasieve.data.samples import WholeSamples, collate
+from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.train import checkpoint, picture
 from terrasieve.train.distributed import gathered, mean_over
 from terrasieve.train.log import Log
 from terrasieve.train.optim import lr_at
-from terrasieve.train.state import State
+from terrasieve.train.state import State, evaluating
+from terrasieve.train.trial import Trial
 
 PICTURED = 6
 VIT = "encoder.vit."
@@ -45,7 +47,18 @@ class _Pending(NamedTuple):
 class Writer:
     """Write a run's folder; only rank 0 touches files, but all processes call every method."""
 
-    def __init__(self, state: State, folder: Path, images: Images, about: dict[str, Any], start: int) -> None:
+    def __init__(
+        self,
+        state: State,
+        folder: Path,
+        images: Images,
+        about: dict[str, Any],
+        start: int,
+        *,
+        truth: Truth | None = None,
+        trial: Trial | None = None,
+    ) -> None:
+        self.truth, self.trial = truth, trial
         self.state, self.folder, self.images, self.about = state, folder, images, about
         settings = state.settings
         self.log = Log(folder, start, settings.log.wandb) if state.world.leads else None
@@ -72,13 +85,23 @@ class Writer:
             if not self.log:
                 self._unlisted.append((step, skip))
 
-    def after_step(self, done: int, numbers: dict[str, Tensor], due: bool) -> dict[str, float] | None:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what is done inside out of the images per second."""
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began
+
+    def after_step(
+        self, done: int, numbers: dict[str, Tensor], due: bool, verdict: dict[str, float]
+    ) -> dict[str, float] | None:
         """Write what is due after a step.
 
         Args:
             done: steps done.
             numbers: of this step, on the device.
             due: this is the last step.
+            verdict: numbers of a validation; a line is written when there are any.
 
         Returns:
             The numbers of a log line, if one was written (on CUDA: the one before).
@@ -87,26 +110,27 @@ class Writer:
         for name, value in numbers.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         line = None
-        if due or done % settings.every == 0:
-            line = self._write_line(done, last=due)
-        paused = time.monotonic()
-        if settings.picture_every and done % settings.picture_every == 0 and not due:
-            self.picture(done)
-        if done % settings.checkpoint_every == 0 and not due:
-            self.save(done)
-        self._paused += time.monotonic() - paused
+        if due or verdict or done % settings.every == 0:
+            line = self._write_line(done, verdict, last=due)
+        with self.paused():
+            if settings.picture_every and done % settings.picture_every == 0 and not due:
+                self.picture(done)
+            if done % settings.checkpoint_every == 0 and not due:
+                self.save(done)
         return line
 
     def finish(self, done: int, interrupted: bool) -> None:
-        """Write the last picture, checkpoint and weights, and what other processes had to skip."""
+        """Write the last checkpoint, picture and weights (the best ones, if the run is over), and what was skipped."""
         for step, skip in gathered(self.state.world, self._unlisted):
             self.skipped_images += 1
             self.event("skip_image", step, uri=skip.uri, reason=skip.reason)
         self.save(done)
+        complete = done >= self.state.settings.steps or (self.trial is not None and self.trial.exhausted)
+        if complete and self.trial is not None:
+            self.trial.bring_back_best()
         self.picture(done)
         self._weights()
         self._read_pending()
-        complete = done >= self.state.settings.steps
         event = "interrupted" if interrupted else "finish" if complete else "stop"
         skipped = int(self.state.skipped.item())
         self.event(event, done, skipped_images=self.skipped_images, skipped_steps=skipped)
@@ -122,7 +146,8 @@ class Writer:
             return
         state = self.state
         folder, keep = self.folder / "checkpoints", state.settings.log.keep_checkpoints
-        checkpoint.save(folder, done, state.model, state.optimizer, state.world, self.about, keep)
+        about = self.about | ({"trial": self.trial.standing()} if self.trial is not None else {})
+        checkpoint.save(folder, done, state.model, state.optimizer, state.world, about, keep)
         self._saved = done
 
     def picture(self, done: int) -> None:
@@ -135,10 +160,7 @@ class Writer:
         batch = normalise(self._pictured.to(state.world.device), state.mean, state.std)
         batch = replace(batch, progress=min(done / settings.steps, 1.0))
         draw = keyed.generator(settings.seed, "picture", device=state.world.device)
-        with (
-            torch.no_grad(),
-            torch.autocast(state.world.device.type, state.dtype, enabled=state.dtype != torch.float32),
-        ):
+        with evaluating(state), state.autocast():
             painted = state.method(batch, draw, picture=True).picture
         if self.log and painted:
             drawn = picture.compose(painted, settings.encoder.patch_px, settings.image.shape_px, self.images.bands)
@@ -147,7 +169,7 @@ class Writer:
 
     def _choose(self) -> Batch | None:
         """Read up to six images, drawn once by key; broken ones are passed over (they are counted in training)."""
-        samples, whole = [], WholeSamples(self.images, self.state.settings.image)
+        samples, whole = [], WholeSamples(self.images, self.state.settings.image, self.truth)
         order = keyed.numpy_generator(self.state.settings.seed, "pictured").permutation(len(self.images))
         for row in order[: 4 * PICTURED]:
             try:
@@ -158,7 +180,7 @@ class Writer:
                 break
         return collate(samples) if samples else None
 
-    def _write_line(self, done: int, last: bool) -> dict[str, float] | None:
+    def _write_line(self, done: int, verdict: dict[str, float], last: bool) -> dict[str, float] | None:
         state, settings = self.state, self.state.settings
         names = [*self._sums, "skipped_steps"]
         count = done - self._since
@@ -171,6 +193,7 @@ class Writer:
             "images_per_s": count * settings.batch_size / max(now - self._mark - self._paused, 1e-9),
             "time_s": now - self._began,
             "skipped_images": float(self.skipped_images),
+            **verdict,
         }
         self._sums, self._since, self._mark, self._paused = {}, done, now, 0.0
         line = self._read_pending()
@@ -200,12 +223,10 @@ class Writer:
         return line
 
     def _weights(self) -> None:
-        """Write the encoder alone, in timm's names."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = cast(dict[str, Tensor], get_model_state_dict(self.state.model, options=options))
+        """Write the encoder alone, in timm's names, and of a method that predicts the whole model too."""
+        weights = checkpoint.gathered_weights(self.state.model)
         if self.state.world.leads:
-            vit = {
-                name.removeprefix(VIT): value.contiguous() for name, value in weights.items() if name.startswith(VIT)
-            }
-            with checkpoint.written_aside(self.folder / "weights.safetensors") as aside:
-                save_file(vit, aside)
+            vit = {name.removeprefix(VIT): value for name, value in weights.items() if name.startswith(VIT)}
+            checkpoint.write_weights(vit, self.folder / "weights.safetensors")
+            if hasattr(self.state.method, "predict"):
+                checkpoint.write_weights(weights, self.folder / "model.safetensors")

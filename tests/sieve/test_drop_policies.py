@@ -84,6 +84,12 @@ def test_budget_is_the_loop_and_exact(score: torch.Tensor, data: st.DataObject) 
     assert {tuple(place) for place in keep.nonzero().tolist()} == kept
 
 
+def test_many_equal_scores_go_by_id() -> None:
+    equal = torch.zeros(2, 300)
+    assert static_ids(equal, 40).tolist() == [list(range(40))] * 2
+    assert budget_keep(equal, 340, 0.0, equal, 1).sum(dim=1).tolist() == [299 + 1, 40]
+
+
 def test_images_without_data_and_thresholds_that_keep_nothing_keep_k_min() -> None:
     score = torch.tensor([[float("inf")] * 5, [0.3, 0.1, 0.2, 0.9, 0.8]])
     keep = dynamic_keep(score, -1.0, 2)

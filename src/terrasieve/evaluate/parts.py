@@ -1,0 +1,196 @@
+"""Parts of a task: the images to train, validate and test on, with what is known of each.
+
+After ``tasks``, which says what an image's label and split are; ``adapt`` trains and scores on the parts. A validation
+part is taken from train where the task has none, never from test. Splits are drawn with a key of their own, not the
+run's seed, so that runs of several seeds share a test set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from terrasieve import keyed, manifest
+from terrasieve.curate.scan import scan
+from terrasieve.data import images as imagery
+from terrasieve.data.images import Images
+from terrasieve.data.masks import Masks, find_masks
+from terrasieve.data.truth import Truth
+from terrasieve.errors import UserError
+from terrasieve.evaluate import tasks
+from terrasieve.evaluate.probe import HELD_OUT, held_out
+from terrasieve.train.settings import TaskSettings
+
+LEAST = {"train": 1, "val": 2, "test": 1}
+LOOKED_INTO = 256  # masks read before a run starts
+Kind = Literal["multiclass", "multilabel", "segmentation"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images and what is known of them, row by row."""
+
+    images: Images
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A task's images, found and divided.
+
+    Attributes:
+        table: manifest of all of them, row by row; its hash is the run's.
+        images: all of them.
+        truth: what is known of them.
+        rows: of train, val and test: (k,) int64 each.
+        classes: names, in the order of the numbers.
+        kind: of the task.
+        notes: sentences on what was left out and how it was divided.
+    """
+
+    table: pa.Table
+    images: Images
+    truth: Truth
+    rows: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    kind: Kind
+    notes: tuple[str, ...]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """train, val, test."""
+        return {name: Part(self.images.take(rows), self.truth.take(rows)) for name, rows in self.rows.items()}
+
+
+def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
+    """Find a task's images and truth and divide them into train, val and test.
+
+    Args:
+        task: where they are.
+        bands: to be read; None = what all images have.
+
+    Raises:
+        UserError: for anything that is wrong with the task.
+    """
+    if task.masks is not None:
+        return _divide_dense(task, bands)
+    found = tasks.load_task(task.data, task.split, column=task.labels)
+    table, images, entries, notes = images_of(found, bands)
+    labels = found.targets[entries]
+    split, more = with_validation([found.split[entry] for entry in entries], labels)
+    rows = _rows_by_part(task, split)
+    return Divided(
+        table, images, Truth(labels=labels), rows, found.class_names, found.kind, (*found.notes, *notes, *more)
+    )
+
+
+def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
+    """Divide the images of a manifest, which have masks."""
+    assert task.masks is not None
+    prefix, path = tasks.parse(task.data)
+    if prefix != "manifest":
+        raise UserError(
+            f"task.data {task.data!r}: images with masks are named by a manifest; make one with terrasieve index."
+        )
+    notes: list[str] = []
+    table = manifest.read(path)
+    table = table.filter(pc.fill_null(table["keep"], False))
+    split, chosen = _split_rows(table, task.split, path.parent, notes)
+    table = table.take(pa.array(chosen))
+    images = imagery.from_table(table, bands)
+    split, more = with_validation(split, None)
+    rows = _rows_by_part(task, split)
+    masks = find_masks(images, task.masks)
+    _look_into(masks)
+    return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
+
+
+def _look_into(masks: Masks) -> None:
+    """Read some masks before anything starts, since a number that means nothing is seldom in one alone."""
+    masks.count(keyed.numpy_generator(0, "masks").permutation(len(masks))[:LOOKED_INTO].tolist())
+
+
+def _split_rows(table: pa.Table, split: str | None, root: Path, notes: list[str]) -> tuple[list[str], list[int]]:
+    """Divide a manifest's kept rows as ``tasks.load_task`` does, whatever labels they have.
+
+    Returns:
+        train, val or test of each row that is used, and which rows those are; ``notes`` gets what there is to say.
+    """
+    columns = zip(*(table[name].to_pylist() for name in ("uri", "window", "split")), strict=True)
+    rows = [
+        tasks.Row(uri, ("",), tuple(window) if window else None, part and tasks.split_name(part, "manifest"))
+        for uri, window, part in columns
+    ]
+    number = {(row.uri, row.window): position for position, row in enumerate(rows)}
+    divided, _, _ = tasks.divide_rows(rows, split, root, 0, notes)
+    return [str(row.split) for row in divided], [number[row.uri, row.window] for row in divided]
+
+
+def with_validation(split: list[str], labels: Tensor | None) -> tuple[list[str], list[str]]:
+    """Set a part of train aside for validation where a split has none; never a part of test.
+
+    Args:
+        split: train, val or test of every image.
+        labels: of every image; their classes are kept on both sides. None = drawn without regard to them.
+
+    Returns:
+        The split, and notes on what was done.
+    """
+    rows = [row for row, part in enumerate(split) if part == "train"]
+    if "val" in split or len(rows) < LEAST["val"]:
+        return split, []
+    strata = torch.zeros(len(rows), dtype=torch.long) if labels is None else labels[rows]
+    held = held_out(strata, HELD_OUT, 0)
+    if held.sum() < LEAST["val"] < len(rows):  # of many small classes nothing can be held out class by class
+        held = held_out(torch.zeros(len(rows), dtype=torch.long), max(HELD_OUT, LEAST["val"] / len(rows)), 0)
+    aside = {row for row, out in zip(rows, held.tolist(), strict=True) if out}
+    return (
+        ["val" if row in aside else part for row, part in enumerate(split)],
+        [f"no validation split: {len(aside)} of {len(rows)} training images are set aside for it, by a keyed draw"],
+    )
+
+
+def _rows_by_part(task: TaskSettings, split: list[str]) -> dict[str, np.ndarray]:
+    rows = {name: np.flatnonzero([part == name for part in split]) for name in LEAST}
+    for name, least in LEAST.items():
+        if len(rows[name]) < least:
+            listed = ", ".join(f"{len(own)} {part}" for part, own in rows.items())
+            raise UserError(
+                f"task.data {task.data}: {len(rows[name])} {name} image(s) that can be read ({listed}); at least "
+                f"{least} are needed. Give more images or another task.split."
+            )
+    return rows
+
+
+def images_of(task: tasks.Task, bands: tuple[str, ...] | None) -> tuple[pa.Table, Images, list[int], list[str]]:
+    """Find the headers of a task's files.
+
+    Args:
+        task: names the files.
+        bands: to be read; None = what all have.
+
+    Returns:
+        A manifest of the images and the images themselves, for each its entry of the task, and a note for every image
+        that is left out because it cannot be read.
+    """
+    found = {row["uri"]: row for row in scan(sorted(set(task.uris)), labels="none").table.to_pylist()}
+    rows: list[dict[str, Any]] = []
+    entries: list[int] = []
+    notes: list[str] = []
+    for entry, (uri, window) in enumerate(zip(task.uris, task.windows, strict=True)):
+        row = found[uri]
+        if not row["keep"]:
+            notes.append(f"left out {uri}: {row['reason']}")
+            continue
+        size = {"window": list(window), "width": window[2], "height": window[3]} if window else {}
+        rows.append({**row, **size, "id": manifest.row_id(uri, window)})
+        entries.append(entry)
+    table = manifest.rows_to_table(rows)
+    return table, imagery.from_table(table, bands), entries, notes

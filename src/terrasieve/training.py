@@ -1,0 +1,68 @@
+"""The commands that train: pretrain and adapt. They import what they need when they run; ``cli`` registers them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from terrasieve.errors import UserError
+
+Recipe = Annotated[str | None, typer.Argument(help="Recipe (YAML).")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value or key.sub=value.")]
+# not called --run, which torchrun would take for one of its own
+Folder = Annotated[Path | None, typer.Option(help="Folder of the run; default: output/name-date-time.")]
+Resume = Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")]
+StopAt = Annotated[int | None, typer.Option(help="Stop, resumably, after this many steps in all.")]
+
+
+def pretrain(
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    folder: Folder = None,
+    resume: Resume = None,
+    stop_at: StopAt = None,
+) -> None:
+    """Pretrain an encoder as a recipe says. Ctrl-C stops after the step and leaves a run that can be resumed."""
+    recipe, given = _recipe_or_run("pretrain", recipe, overrides, resume)
+    from terrasieve import pretrain as pretraining
+    from terrasieve import recipe as recipes
+    from terrasieve.watch import pretrain_watched
+
+    settings = pretraining.resumed(resume, given) if resume else recipes.load(recipe, given)
+    folder = resume or folder or pretraining.new_folder(settings)
+    if not pretrain_watched(settings, folder, resume=resume is not None, stop_at=stop_at):
+        raise typer.Exit(130)
+
+
+def adapt(
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    folder: Folder = None,
+    resume: Resume = None,
+    stop_at: StopAt = None,
+) -> None:
+    """Fine-tune an encoder on a labelled task, with or without redundant patches, and score it on the test images."""
+    recipe, given = _recipe_or_run("adapt", recipe, overrides, resume)
+    from terrasieve import pretrain as pretraining
+    from terrasieve import recipe as recipes
+    from terrasieve.recipe import AdaptRecipe
+    from terrasieve.watch import adapt_watched
+
+    settings = pretraining.resumed(resume, given, AdaptRecipe) if resume else recipes.load(recipe, given, AdaptRecipe)
+    folder = resume or folder or pretraining.new_folder(settings)
+    if not adapt_watched(settings, folder, resume=resume is not None, stop_at=stop_at):
+        raise typer.Exit(130)
+
+
+def _recipe_or_run(
+    command: str, recipe: str | None, overrides: list[str] | None, resume: Path | None
+) -> tuple[str, list[str]]:
+    """Tell a recipe and its overrides from overrides alone, which a resumed run may be given."""
+    given = list(overrides or [])
+    if resume is not None and recipe is not None:
+        given, recipe = [recipe, *given], None
+    if (recipe is None) == (resume is None):
+        raise UserError(f"Give a recipe, or --resume with the folder of a run. See terrasieve {command} --help.")
+    return recipe or "", given
