@@ -146,3 +146,21 @@ class Dropping(nn.Module):
     def _learnt(self, score_BN: Tensor, tokens: int) -> Tensor:
         """Return the running threshold; before any training, the batch's own."""
         return torch.where(self.threshold.isinf(), calibrated(score_BN, tokens), self.threshold)
+
+
+def kept_flags(kept: Tensor | Ragged | None, patches_BNP: Tensor) -> Tensor:
+    """Mark the kept patches: (B, N) bool."""
+    shape, device = patches_BNP.shape[:2], patches_BNP.device
+    if kept is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    flags_BN = torch.zeros(shape, dtype=torch.bool, device=device)
+    if isinstance(kept, Ragged):
+        return flags_BN.index_put((kept.rows_T, kept.ids_T), torch.ones_like(kept.ids_T, dtype=torch.bool))
+    return flags_BN.scatter(1, kept, True)
+
+
+def kept_share(kept: Tensor | Ragged | None, patches_BNP: Tensor) -> Tensor:
+    """Return the share of patches that is kept: () float32, without waiting for the device."""
+    every = patches_BNP.shape[0] * patches_BNP.shape[1]
+    count = every if kept is None else len(kept.ids_T) if isinstance(kept, Ragged) else kept.numel()
+    return torch.full((), count / every, device=patches_BNP.device)

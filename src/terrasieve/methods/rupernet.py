@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from terrasieve.batch import IGNORED, Batch, Output
 from terrasieve.errors import UserError
-from terrasieve.methods.dropping import Dropping, DropSettings
+from terrasieve.methods.dropping import Dropping, DropSettings, kept_flags, kept_share
 from terrasieve.methods.reconstruction import draw_noise
-from terrasieve.methods.rvit import kept_flags, kept_share
 from terrasieve.nn.encoder import Encoder, initialise
 from terrasieve.nn.fill import Fill
 from terrasieve.nn.heads import UPerNet
@@ -133,8 +132,7 @@ class RUPerNet(nn.Module):
         if picture:
             painted = {"patches": patches_BNP, "kept": kept_flags(kept, patches_BNP), "mask": batch.mask}
             painted["predicted_mask"] = logits.detach().argmax(dim=1)
-        share = kept_share(kept, *patches_BNP.shape[:2])
-        return Output(self.loss(logits, mask), {"kept_share": share.to(logits.device, non_blocking=True)}, painted)
+        return Output(self.loss(logits, mask), {"kept_share": kept_share(kept, patches_BNP)}, painted)
 
     def loss(self, logits_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
         """Return the class-weighted cross-entropy, () float32: the mean over all pixels, to which ignored ones add 0.

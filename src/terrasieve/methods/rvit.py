@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from terrasieve.batch import Batch, Output
-from terrasieve.methods.dropping import Dropping, DropSettings
+from terrasieve.methods.dropping import Dropping, DropSettings, kept_flags, kept_share
 from terrasieve.methods.reconstruction import draw_noise
 from terrasieve.nn.encoder import Encoder, Pool, initialise
 from terrasieve.nn.patches import patchify
@@ -93,9 +93,8 @@ class RViT(nn.Module):
         if self.training and self.encoder.drop_path:
             path_noise_BE = draw_noise(batch, generator, 2 * len(self.encoder.vit.blocks))
         loss = self.loss(self.logits(patches_BNP, kept, path_noise_BE), batch.label)
-        share = kept_share(kept, *patches_BNP.shape[:2])
         painted = {"patches": patches_BNP, "kept": kept_flags(kept, patches_BNP)} if picture else {}
-        return Output(loss, {"kept_share": share.to(loss.device)}, painted)
+        return Output(loss, {"kept_share": kept_share(kept, patches_BNP)}, painted)
 
     def loss(self, logits_BC: Tensor, label: Tensor) -> Tensor:
         """Compare logits with labels, (B,) class numbers or (B, C) multi-hot or soft: () mean over the batch.
@@ -111,20 +110,3 @@ class RViT(nn.Module):
 
     def after_step(self, step: int) -> None:
         """Do nothing: what dropping remembers, it updates as it drops."""
-
-
-def kept_flags(kept: Tensor | Ragged | None, patches_BNP: Tensor) -> Tensor:
-    """Mark the kept patches: (B, N) bool."""
-    shape = patches_BNP.shape[:2]
-    if kept is None:
-        return torch.ones(shape, dtype=torch.bool, device=patches_BNP.device)
-    flags_BN = torch.zeros(shape, dtype=torch.bool, device=patches_BNP.device)
-    if isinstance(kept, Ragged):
-        return flags_BN.index_put((kept.rows_T, kept.ids_T), torch.ones_like(kept.ids_T, dtype=torch.bool))
-    return flags_BN.scatter(1, kept, True)
-
-
-def kept_share(kept: Tensor | Ragged | None, images: int, patches: int) -> Tensor:
-    """Return the share of patches that is encoded: () float32, without waiting for the device."""
-    count = images * patches if kept is None else len(kept.ids_T) if isinstance(kept, Ragged) else kept.numel()
-    return torch.tensor(count / (images * patches))
