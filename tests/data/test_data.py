@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +171,24 @@ def test_turns_are_numpys_and_resampling_keeps_type_and_mean() -> None:
         assert small.dtype is dtype
         assert small.shape == (2, 7, 9)
         assert (small.float() - 200).abs().max() < 0.01
+
+
+def test_a_process_that_leaves_its_loader_open_ends(small_manifest: Path) -> None:
+    """Workers leave SIGTERM to their parent; a parent that crashes must not wait for them for ever."""
+    code = (
+        "import sys\n"
+        "from terrasieve import manifest\n"
+        "from terrasieve.data.augment import ImageSettings\n"
+        "from terrasieve.data.images import from_table\n"
+        "from terrasieve.data.loader import LoaderSettings, train_batches\n"
+        "images = from_table(manifest.read(sys.argv[1]))\n"
+        "how = {'seed': 0, 'steps': range(100), 'batch_size': 4}\n"
+        "batches = train_batches(images, ImageSettings(size_px=16), LoaderSettings(workers=1), **how)\n"
+        "next(batches)\n"
+        "sys.modules['kept'] = batches\n"
+        "raise RuntimeError('crash')\n"
+    )
+    command = [sys.executable, "-c", code, str(small_manifest)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "RuntimeError: crash" in done.stderr

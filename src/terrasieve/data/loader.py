@@ -26,6 +26,8 @@ from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.section import Section
 
+GRACE_S = 20  # that a worker goes on for after SIGTERM; a parent that was told to stop takes no further batch
+
 
 class LoaderSettings(Section):
     """How images are read.
@@ -116,9 +118,12 @@ def whole_batches(
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
-    """Let Ctrl-C and SIGTERM, which reach all processes, stop training alone: it ends its step, then the workers."""
+    """Let Ctrl-C and SIGTERM, which reach all processes, stop training alone: it ends its step, then the workers.
+
+    SIGTERM is obeyed in the end: a parent that crashes terminates its workers as it exits, and waits for them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
 
 
 def _batches(dataset: Any, settings: LoaderSettings, **how: Any) -> Iterator[Batch]:
@@ -132,7 +137,10 @@ def _batches(dataset: Any, settings: LoaderSettings, **how: Any) -> Iterator[Bat
         pin_memory=torch.cuda.is_available(),
         **how,
     )
+    said = ""
     try:
         yield from loader
     except UserError as error:
-        raise UserError(str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].rstrip()) from error
+        said = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].rstrip()
+    if said:  # raised out here, without the worker's error behind it, whose frames would keep the workers alive
+        raise UserError(said)
