@@ -12,6 +12,8 @@ ORDER = [
     *(
         "errors",
         "section",
+        "files",
+        "settings_file",
         "keyed",
         "batch",
         "imagery",

@@ -93,7 +93,7 @@ def write(table: pa.Table, path: str | Path) -> None:
     """
     path = Path(path)
     table = _conformed(table).replace_schema_metadata(
-        {_VERSION_KEY: SCHEMA_VERSION, b"geo": json.dumps(geo_metadata(table["geometry"]))}
+        version_metadata() | {b"geo": json.dumps(geo_metadata(table["geometry"])).encode()}
     )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -189,10 +189,20 @@ def geo_metadata(geometry: pa.ChunkedArray) -> dict[str, Any]:
     import shapely
 
     shapes = shapely.from_wkb(geometry.drop_null().to_numpy())
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": sorted({shape.geom_type for shape in shapes})}
-    if len(shapes):
-        column["bbox"] = [float(edge) for edge in shapely.total_bounds(shapes)]
+    return geo_metadata_of({shape.geom_type for shape in shapes}, shapely.total_bounds(shapes) if len(shapes) else None)
+
+
+def geo_metadata_of(kinds: set[str], bounds: Iterable[float] | None) -> dict[str, Any]:
+    """Return what GeoParquet says of a file with these types of geometry within these bounds, in degrees."""
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": sorted(kinds)}
+    if bounds is not None:
+        column["bbox"] = [float(edge) for edge in bounds]
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def version_metadata() -> dict[bytes, bytes]:
+    """Return the entry of a Parquet file's metadata by which a manifest is known."""
+    return {_VERSION_KEY: SCHEMA_VERSION.encode()}
 
 
 def _check_parquet(path: Path) -> None:

@@ -25,11 +25,11 @@ from terrasieve.data.images import Images
 from terrasieve.data.samples import WholeSamples, collate
 from terrasieve.errors import UserError
 from terrasieve.evaluate import maps
+from terrasieve.files import written_aside
 from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.methods import Adapter
 from terrasieve.nn.encoder import Encoder
 from terrasieve.recipe import AdaptRecipe
-from terrasieve.train.checkpoint import written_aside
 
 
 class Adapted(NamedTuple):

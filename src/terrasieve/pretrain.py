@@ -18,9 +18,10 @@ import yaml
 from terrasieve import manifest, recipe
 from terrasieve.data import images as imagery
 from terrasieve.errors import UserError
+from terrasieve.files import written_aside
 from terrasieve.recipe import AdaptRecipe, R, Recipe
 from terrasieve.train import distributed, folder, loop
-from terrasieve.train.checkpoint import found, written_aside
+from terrasieve.train.checkpoint import found
 from terrasieve.train.distributed import World
 from terrasieve.train.state import build
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from terrasieve.bench.clock import PHASES
-from terrasieve.train.checkpoint import written_aside
+from terrasieve.files import written_aside
 
 COLUMNS = ("", "images/s", "x MAE", "FLOP limit", "GFLOP/image", "matmul peak", "peak memory", "selection")
 

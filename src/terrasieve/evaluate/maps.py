@@ -25,8 +25,8 @@ from terrasieve.batch import IGNORED, Batch
 from terrasieve.data.augment import ImageSettings, normalise, resize, resize_valid
 from terrasieve.data.images import Images
 from terrasieve.errors import UserError
+from terrasieve.files import written_aside
 from terrasieve.imagery import raster
-from terrasieve.train.checkpoint import written_aside
 from terrasieve.train.picture import Colours, display_bands, palette
 
 Predict = Callable[[Batch, torch.Generator], Tensor]

@@ -25,6 +25,7 @@ from terrasieve.data.augment import ImageSettings
 from terrasieve.data.images import Images
 from terrasieve.errors import UserError
 from terrasieve.evaluate.reading import chunked, over_images
+from terrasieve.files import written_aside
 from terrasieve.methods.dropping import DropSettings
 from terrasieve.methods.reconstruction import share_valid
 from terrasieve.nn.encoder import Encoder
@@ -32,7 +33,6 @@ from terrasieve.nn.patches import patchify
 from terrasieve.section import Section
 from terrasieve.sieve.richness import hog_energy
 from terrasieve.sieve.similarity import Reduction, effective_rank, redundancy
-from terrasieve.train.checkpoint import written_aside
 
 Source = Literal["pixels", "embeddings", "features"]
 GREY_LEVELS, GREY_SPAN = 256, 3.0  # entropy: levels between plus and minus so many standard deviations

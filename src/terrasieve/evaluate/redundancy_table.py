@@ -24,8 +24,8 @@ from terrasieve.data.images import Images
 from terrasieve.errors import UserError
 from terrasieve.evaluate.reading import CHUNK, Scored, over_images
 from terrasieve.evaluate.redundancy import SCORES, ImageScorer, checked_grid
+from terrasieve.files import written_aside
 from terrasieve.keyed import numpy_generator
-from terrasieve.train.checkpoint import written_aside
 from terrasieve.train.folder import write_json
 
 FILE, PARTS, ABOUT = "redundancy.parquet", "parts", "settings.json"

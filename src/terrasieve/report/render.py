@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 import terrasieve
-from terrasieve.train.checkpoint import written_aside
+from terrasieve.files import written_aside
 
 
 def write_page(template: str, path: Path, **values: Any) -> Path:

@@ -5,12 +5,8 @@ Source of the layout: torch's distributed state dicts, gathered, so a run resume
 
 from __future__ import annotations
 
-import errno
-import os
 import pickle
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,43 +22,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from terrasieve.errors import UserError
+from terrasieve.files import written_aside
 from terrasieve.train.distributed import World
 
 NAME = re.compile(r"step_(\d{8})\.pt$")
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; on success flush it to disk and rename it, on failure remove it.
-
-    Raises:
-        UserError: if the disk is full.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield aside
-        mask = os.umask(0)
-        os.umask(mask)
-        aside.chmod(0o666 & ~mask)  # some writers create private files
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except (OSError, RuntimeError) as error:
-        # torch's zip writer reports a failed write as RuntimeError without a cause that names the disk
-        number = getattr(error, "errno", None)
-        words = f"{error} {error.__context__}"
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "StreamWriter" in words or "iostream" in words:
-            raise UserError(
-                f"Cannot write {path}: {str(error).splitlines()[0]}. Is the disk full or the quota used up? Nothing "
-                "was left under that name; free some space and resume the run from its last checkpoint."
-            ) from error
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def save(

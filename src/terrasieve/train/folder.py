@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from terrasieve.errors import UserError
-from terrasieve.train.checkpoint import written_aside
+from terrasieve.files import written_aside
 
 PACKAGES = ("terrasieve", "torch", "torchvision", "timm", "numpy", "rasterio", "pyarrow", "lightly")
 

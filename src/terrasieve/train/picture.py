@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from terrasieve.batch import IGNORED
+from terrasieve.files import written_aside
 from terrasieve.nn.patches import unpatchify
-from terrasieve.train.checkpoint import written_aside
 
 GREY = 0.5
 GAP_PX = 4

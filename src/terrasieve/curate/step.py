@@ -1,0 +1,179 @@
+"""Step: what all steps of curation have in common. Each reads a manifest file and writes another of the same rows.
+
+A step is a function ``step(source, target, settings, work) -> Result``: it streams row groups (``rewrite``), so that
+13 million rows pass through a few hundred megabytes, never removes a row, and says of each that it drops why. The
+target appears under its name when it is whole; ``pipeline`` runs the steps in order and skips those that are done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import shapely
+
+from terrasieve import manifest
+from terrasieve.curate.engine import Engine, Local
+from terrasieve.files import written_aside
+
+ROW_GROUP = 65_536
+Tick = Callable[[int, int], None]
+
+
+def _silent(_done: int, _total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the steps share.
+
+    Attributes:
+        folder: of the curation; ``hashes/`` and ``pairs/`` lie in it.
+        engine: runs functions over parts, here or on a cluster.
+        seed: of everything random.
+        tick: told what is done, and of how much.
+    """
+
+    folder: Path
+    engine: Engine = field(default_factory=Local)
+    seed: int = 0
+    tick: Tick = _silent
+
+    @property
+    def hashes(self) -> Path:
+        """Folder of the hash store (``curate.store``)."""
+        return self.folder / "hashes"
+
+    @property
+    def pairs(self) -> Path:
+        """Table of pairs that verification judged (``curate.pairs``)."""
+        return self.folder / "pairs.parquet"
+
+    @property
+    def decisions(self) -> Path:
+        """What a person decided in review, a JSON line per key pressed (``curate.decisions``)."""
+        return self.folder / "decisions.jsonl"
+
+
+@dataclass
+class Result:
+    """What a step left.
+
+    Attributes:
+        rows: in the manifest.
+        kept: of them.
+        dropped: by this step, by code of the reason.
+        notes: what a person should know, one sentence each.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+
+Change = Callable[[pa.Table, int], pa.Table]
+
+
+def rewrite(source: Path, target: Path, change: Change, tick: Tick = _silent) -> Result:
+    """Stream a manifest through a function of (row group, its first row) and write what comes back.
+
+    Args:
+        source: a manifest.
+        target: another one; appears when it is whole.
+        change: returns a table of ``manifest.SCHEMA``; it may have more or fewer rows (slicing).
+        tick: told the rows done and their number.
+
+    Returns:
+        Counts; ``dropped`` holds what was kept in ``source`` and is not in ``target``.
+
+    Raises:
+        UserError: ``source`` is no manifest, or the disk is full.
+    """
+    result, shapes = Result(), Shapes()
+    manifest.read(source, ["keep"], empty_ok=True)  # a file that is no manifest is named as such
+    with pq.ParquetFile(source) as file, written_aside(target) as aside:
+        schema = manifest.SCHEMA.with_metadata(manifest.version_metadata())
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            first = 0
+            for batch in file.iter_batches(ROW_GROUP, columns=manifest.SCHEMA.names):
+                before = pa.Table.from_batches([batch])
+                after = change(before, first).select(manifest.SCHEMA.names).cast(manifest.SCHEMA)
+                _count(result, before, after)
+                shapes.add(after["geometry"])
+                writer.write_table(after.cast(schema), row_group_size=ROW_GROUP)
+                first += len(before)
+                tick(first, file.metadata.num_rows)
+            writer.add_key_value_metadata({"geo": json.dumps(shapes.metadata())})
+    return result
+
+
+def drop(table: pa.Table, rows: np.ndarray, reasons: list[str]) -> pa.Table:
+    """Return a manifest's rows with some of them not kept.
+
+    Args:
+        table: of ``manifest.SCHEMA``.
+        rows: (k,) numbers of rows; those that are not kept already stay as they are.
+        reasons: (k,) "code: detail".
+    """
+    keep = table["keep"].to_numpy(zero_copy_only=False).copy()
+    reason = np.asarray(table["reason"].to_pylist(), object)
+    for row, why in zip(rows, reasons, strict=True):
+        if keep[row]:
+            keep[row], reason[row] = False, why
+    table = table.set_column(table.schema.get_field_index("keep"), "keep", pa.array(keep))
+    return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reason, pa.string()))
+
+
+def codes(reasons: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return each reason's code, what stands before its first colon."""
+    return pc.list_element(pc.split_pattern(reasons, ":", max_splits=1), 0)
+
+
+def _count(result: Result, before: pa.Table, after: pa.Table) -> None:
+    result.rows += len(after)
+    result.kept += pc.sum(after["keep"]).as_py() or 0
+    gone = after.filter(pc.invert(after["keep"]))["reason"]
+    was = before.filter(pc.invert(before["keep"]))["reason"]
+    result.dropped.update(_tally(gone))
+    result.dropped -= _tally(was)
+
+
+def _tally(reasons: pa.ChunkedArray) -> Counter[str]:
+    return Counter({entry["values"]: entry["counts"] for entry in codes(reasons).value_counts().to_pylist()})
+
+
+class Shapes:
+    """The kinds and bounds of footprints that pass by, for GeoParquet's metadata."""
+
+    def __init__(self) -> None:
+        self.kinds: set[str] = set()
+        self.bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+
+    def add(self, geometry: pa.ChunkedArray) -> None:
+        """Note a column of WKB."""
+        shapes = shapely.from_wkb(geometry.drop_null().to_numpy())
+        _, examples = np.unique(shapely.get_type_id(shapes), return_index=True)
+        self.kinds |= {shape.geom_type for shape in shapes[examples]}
+        if len(shapes):
+            bounds = shapely.total_bounds(shapes)
+            self.bounds[:2] = np.fmin(self.bounds[:2], bounds[:2])
+            self.bounds[2:] = np.fmax(self.bounds[2:], bounds[2:])
+
+    def metadata(self) -> dict[str, object]:
+        """Return what GeoParquet says of the file."""
+        return manifest.geo_metadata_of(self.kinds, self.bounds if np.isfinite(self.bounds).all() else None)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
