@@ -106,7 +106,7 @@ def rewrite(source: Path, target: Path, change: Change, tick: Tick = _silent) ->
         with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
             first = 0
             for batch in file.iter_batches(ROW_GROUP, columns=manifest.SCHEMA.names):
-                before = pa.Table.from_batches([batch])
+                before = manifest.resolved(pa.Table.from_batches([batch]), source)
                 after = change(before, first).select(manifest.SCHEMA.names).cast(manifest.SCHEMA)
                 _count(result, before, after)
                 shapes.add(after["geometry"])

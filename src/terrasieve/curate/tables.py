@@ -14,6 +14,7 @@ from typing import Any
 from terrasieve.errors import UserError
 from terrasieve.imagery import geo
 from terrasieve.imagery.headers import is_remote, parse_time
+from terrasieve.remote import is_url
 
 COLUMNS = {
     "uri": ("path", "uri", "file", "filename", "image"),  # relative ones start at the CSV's folder
@@ -108,7 +109,7 @@ def _entry(path: Path, line: int, values: list[str], wanted: dict[str, int], fol
         raise UserError(f"{path}, line {line}: left, bottom, right, top are {bounds}, which enclose nothing.")
     labels = texts.get("labels")
     entry = {
-        "uri": uri if is_remote(uri) else absolute(Path(folder, uri)),
+        "uri": uri if is_url(uri) or is_remote(uri) else absolute(Path(folder, uri)),
         "lon": take("lon", lambda text: _within(text, 180), "degrees from -180 to 180"),
         "lat": take("lat", lambda text: _within(text, 90), "degrees from -90 to 90"),
         "split": take("split", split_name, "train, val or test"),
