@@ -21,7 +21,8 @@ import pyarrow as pa
 import shapely
 
 from terrasieve import manifest
-from terrasieve.curate.sources import Entry, Gathered, Labels, gather
+from terrasieve.curate.folders import Labels
+from terrasieve.curate.sources import Entry, Gathered, gather
 from terrasieve.imagery import geo
 from terrasieve.imagery.formats import MAX_PIXELS
 from terrasieve.imagery.headers import Header, header
