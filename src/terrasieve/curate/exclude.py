@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from terrasieve.curate import listing
+from terrasieve.curate import stamps
 from terrasieve.curate.step import Result, Work, drop, numbers, rewrite
 from terrasieve.errors import UserError
 from terrasieve.section import Section
@@ -95,7 +95,7 @@ def inspect(source: Path, target: Path, settings: ExcludeSettings, work: Work) -
 
     store = open_store(work.hashes)
     columns = {name: store.column(name) for name in ("valid_share", "std", "reason")}
-    stamps = listing.Stamps(source.with_name(listing.NAME))
+    listed = stamps.Stamps(source.with_name(stamps.NAME))
 
     def change(table: pa.Table, _: int) -> pa.Table:
         kept = table["keep"].to_numpy(zero_copy_only=False)
@@ -108,7 +108,7 @@ def inspect(source: Path, target: Path, settings: ExcludeSettings, work: Work) -
             )
         seen = {name: column[np.maximum(rows, 0)] for name, column in columns.items()}
         changed = np.zeros(len(table), bool)
-        changed[kept] = stamps.differ(table["uri"].filter(table["keep"]))
+        changed[kept] = listed.differ(table["uri"].filter(table["keep"]))
         return _apply(table, _by_pixels(seen, changed, settings))
 
     return rewrite(source, target, change, work.tick)
@@ -158,9 +158,7 @@ def _by_pixels(seen: dict[str, np.ndarray], changed: np.ndarray, settings: Exclu
     yield Rule(std < settings.min_std, lambda row: f"blank: standard deviation {std[row]:.2f} of 255")
 
 
-def _listed(
-    table: pa.Table, column: str, code: str, wanted: tuple[str, ...] | None, unwanted: tuple[str, ...]
-) -> Rule:
+def _listed(table: pa.Table, column: str, code: str, wanted: tuple[str, ...] | None, unwanted: tuple[str, ...]) -> Rule:
     values = table[column]
     bad = pc.is_in(values, value_set=pa.array(unwanted, pa.string()))
     if wanted is not None:

@@ -121,4 +121,3 @@ class Places:
             )
             return False
         return True
-

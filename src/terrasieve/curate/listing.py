@@ -15,22 +15,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, field_validator
 
 from terrasieve import manifest
 from terrasieve.curate.folders import Labels, Places, files_below
 from terrasieve.curate.sources import EXTENSIONS, Entry, unlistable
+from terrasieve.curate.stamps import number_of, stamp, status_of
 from terrasieve.curate.tables import absolute, read_csv
 from terrasieve.curate.tars import members
 from terrasieve.errors import UserError
 from terrasieve.imagery.headers import is_remote
 from terrasieve.section import Section
 
-NAME = "listing.parquet"  # beside the manifest of the scan
 CHUNK = 65_536
 SPOOL = pa.schema(
     [
@@ -62,8 +63,8 @@ class SourceSettings(Section):
         citation: how it is to be cited; for the datasheet.
     """
 
-    name: str
-    paths: tuple[str, ...]
+    name: str = Field(min_length=1)
+    paths: tuple[str, ...] = Field(min_length=1)
     pattern: str | None = None
     leave_out: tuple[str, ...] = ()
     csv: str | None = None
@@ -71,9 +72,14 @@ class SourceSettings(Section):
     licence: str | None = None
     sensor: str | None = None
     gsd_m: float | None = None
-    split: str | None = None
+    split: Literal["train", "val", "test"] | None = None
     url: str | None = None
     citation: str | None = None
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 @dataclass
@@ -229,31 +235,15 @@ def _spooled(number: int, entries: list[Entry]) -> pa.Table:
         offset = entry.pop("offset", 0)
         file = uri.partition("#")[0] if offset else uri
         if file not in stats:
-            stats[file] = _stat(file)
+            stats[file] = status_of(file)
         status = stats[file]
         uris.append(os.fsencode(uri))
         ids.append(int(manifest.row_id(uri), 16))
         stamps.append(stamp(status))
-        files.append(ids[-1] if status is None else _number(f"{status.st_dev} {status.st_ino} {offset}"))
+        files.append(ids[-1] if status is None else number_of(f"{status.st_dev} {status.st_ino} {offset}"))
         known.append(json.dumps(entry, default=str, sort_keys=True) if entry else "")
     columns: list[Any] = [np.full(len(uris), number), uris, pa.array(ids, pa.uint64()), stamps, files, known]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SPOOL, strict=True)], schema=SPOOL)
-
-
-def _stat(file: str) -> os.stat_result | None:
-    try:
-        return None if is_remote(file) else Path(file).stat()
-    except (OSError, ValueError):
-        return None
-
-
-def stamp(status: os.stat_result | None) -> int:
-    """Return a number that changes when a file's size or time of change does; 0 where there is no local file."""
-    return 0 if status is None else _number(f"{status.st_size} {status.st_mtime_ns}") >> 1
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _digest(digest: hashlib.blake2b, table: pa.Table) -> None:
@@ -269,33 +259,3 @@ def _first(files: np.ndarray) -> np.ndarray:
     first = np.empty(len(files), np.int64)
     first[order] = order[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
     return first
-
-
-class Stamps:
-    """The stamps that files had when they were listed."""
-
-    def __init__(self, path: Path) -> None:
-        """Read them; where there is no listing, nothing is known to differ."""
-        table = pq.read_table(path, columns=["id", "stamp"]) if path.exists() else SPOOL.empty_table()
-        ids = table["id"].to_numpy()
-        order = np.argsort(ids, kind="stable")
-        self._ids, self._stamps = ids[order], table["stamp"].to_numpy()[order]
-
-    def differ(self, uris: pa.ChunkedArray) -> np.ndarray:
-        """Tell of which (n,) uris the file is not the one that was listed."""
-        if not len(self._ids):
-            return np.zeros(len(uris), bool)
-        last: tuple[str, bool] = ("", False)
-        found = []
-        for uri in uris.to_pylist():
-            if uri != last[0]:  # windows of a scene stand together
-                last = uri, self._differs(uri)
-            found.append(last[1])
-        return np.array(found, bool)
-
-    def _differs(self, uri: str) -> bool:
-        number = np.uint64(int(manifest.row_id(uri), 16))
-        at = int(np.searchsorted(self._ids, number))
-        if at == len(self._ids) or self._ids[at] != number or self._stamps[at] == 0:
-            return False
-        return stamp(_stat(uri.partition("#name=")[0])) != self._stamps[at]

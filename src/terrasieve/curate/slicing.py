@@ -163,7 +163,7 @@ def _scene_place(scene: pa.Table) -> Any:
     size = _size(scene)
     outline = scene["geometry"][0].as_py()
     if outline is None:
-        return lambda windows: Places(*[[None] * len(windows)] * 3)
+        return lambda windows: _everywhere(windows, None, None, None)
     found = header(scene["uri"][0].as_py(), max_tiled_pixels=MAX_TILED_PIXELS)
     if (found.width, found.height) != size:
         detail = f"the file is {found.width} x {found.height} px now and was {size[0]} x {size[1]}"
@@ -174,8 +174,12 @@ def _scene_place(scene: pa.Table) -> Any:
     ring = shapely.get_coordinates(shapely.from_wkb(outline))
     if len(ring) == 5 and np.ptp(ring[:, 0]) < 180:
         return lambda windows: from_ring(windows, ring[:4], size)
-    known = outline, scene["lon"][0].as_py(), scene["lat"][0].as_py()
-    return lambda windows: Places(*([value] * len(windows) for value in known))
+    lon, lat = scene["lon"][0].as_py(), scene["lat"][0].as_py()
+    return lambda windows: _everywhere(windows, outline, lon, lat)
+
+
+def _everywhere(windows: np.ndarray, outline: bytes | None, lon: float | None, lat: float | None) -> Places:
+    return Places([outline] * len(windows), [lon] * len(windows), [lat] * len(windows))
 
 
 def from_transform(windows: np.ndarray, transform: geo.Affine, crs: str) -> Places:

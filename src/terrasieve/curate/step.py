@@ -106,7 +106,7 @@ def rewrite(source: Path, target: Path, change: Change, tick: Tick = _silent) ->
         first = 0
         was: Counter[str] = Counter()
         for batch in file.iter_batches(ROW_GROUP, columns=manifest.SCHEMA.names):
-            before = pa.Table.from_batches([batch])
+            before = manifest.resolved(pa.Table.from_batches([batch]), source)
             was += tally(before)
             after = change(before, first)
             for part in [after] if isinstance(after, pa.Table) else after:

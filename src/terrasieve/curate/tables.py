@@ -14,6 +14,7 @@ from typing import Any
 from terrasieve.errors import UserError
 from terrasieve.imagery import geo
 from terrasieve.imagery.headers import is_remote, parse_time
+from terrasieve.remote import is_url
 
 COLUMNS = {
     "uri": ("path", "uri", "file", "filename", "image"),  # relative ones start at the CSV's folder
@@ -91,7 +92,7 @@ def _entry(path: Path, line: int, values: list[str], wanted: dict[str, int], fol
     uri = texts.pop("uri", None)
     if uri is None:
         raise UserError(f"{where}: the image's path is empty.")
-    return {"uri": uri if is_remote(uri) else absolute(Path(folder, uri)), **parse_row(where, texts)}
+    return {"uri": uri if is_url(uri) or is_remote(uri) else absolute(Path(folder, uri)), **parse_row(where, texts)}
 
 
 def parse_row(where: str, texts: dict[str, str]) -> dict[str, Any]:

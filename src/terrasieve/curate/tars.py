@@ -98,7 +98,7 @@ def _of_json(text: str, uri: str) -> dict[str, Any]:
 
 
 def _check_end(path: str, stream: Any, tar: tarfile.TarFile) -> None:
-    """Raise for a tar that was cut: the archive ends with two blocks of zeros, the data of the last file before them."""
+    """Raise for a tar that was cut inside its last file, of which tarfile reads the header alone."""
     stream.seek(0, 2)
     last = tar.getmembers()[-1] if tar.getmembers() else None
     if last is not None and last.offset_data + last.size > stream.tell():

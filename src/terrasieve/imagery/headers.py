@@ -6,6 +6,7 @@ Source of the tags' names: GDAL's GTiff driver and raster data model (IMAGERY do
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -21,7 +22,8 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from terrasieve.imagery import formats, geo, tiff
+from terrasieve import remote
+from terrasieve.imagery import formats, geo, members, tiff
 from terrasieve.imagery.bands import guess_band_names
 from terrasieve.imagery.formats import MAX_PIXELS, check_size
 from terrasieve.imagery.unreadable import UnreadableImage
@@ -71,12 +73,15 @@ class Header:
 
 
 def is_remote(uri: str) -> bool:
-    """Tell whether GDAL, not the file system, has to open a uri."""
-    return "://" in uri or uri.startswith("/vsi")
+    """Tell whether GDAL, not the file system, has to open a uri; members of tars are opened here, wherever they lie."""
+    return ("://" in uri or uri.startswith("/vsi")) and members.parse(uri) is None
 
 
 def open_local(uri: str) -> BinaryIO:
-    """Open a file, or raise UnreadableImage that says why it cannot be opened."""
+    """Open a file or a member of a tar, or raise UnreadableImage that says why it cannot be opened."""
+    member = members.parse(uri)
+    if member is not None:
+        return members.open_member(member)
     try:
         return Path(uri).open("rb")
     except FileNotFoundError as error:
@@ -105,7 +110,8 @@ def header(
     if is_remote(uri):
         return _gdal_header(uri, "", *limits)
     with open_local(uri) as stream:
-        size = os.fstat(stream.fileno()).st_size
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
         kind = formats.sniff(uri, stream.read(12))
         if kind in ("jpeg", "png"):
             frame = (formats.jpeg_frame if kind == "jpeg" else formats.png_frame)(uri, stream)
@@ -198,8 +204,14 @@ def _gdal_header(uri: str, kind: str, max_pixels: int, max_tiled_pixels: int) ->
 
 def open_gdal(uri: str, kind: str) -> Any:
     """Open a file with the GDAL driver of its format (any, where the format is not known), or raise UnreadableImage."""
+    member, driver = members.parse(uri), _DRIVERS.get(kind)
     try:
-        source = rasterio.open(uri, driver=_DRIVERS.get(kind))
+        if member is None:
+            source = rasterio.open(uri, driver=driver)
+        elif remote.is_url(member.archive):
+            source = rasterio.open(io.BytesIO(members.read_bytes(member)), driver=driver)
+        else:
+            source = rasterio.open(members.gdal_path(member), driver=driver)
     except (RasterioError, OSError) as error:
         raise UnreadableImage(uri, "unreadable", last_words(error)) from error
     if source.count == 0:

@@ -23,6 +23,7 @@ Code = Literal[
     "missing_band",
     "no_data",  # not one real pixel
     "changed",  # not the file that was listed
+    "damaged_shard",  # the tar that holds the image was cut off or altered
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
