@@ -31,5 +31,4 @@ class Step(NamedTuple):
 STEPS: dict[str, Step] = {
     "exclude": Step(exclude, ExcludeSettings, "exclude"),
     "slice": Step(cut, SliceSettings, "slice"),
-    "inspect": Step(inspect, ExcludeSettings, "exclude"),
 }
