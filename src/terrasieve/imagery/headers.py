@@ -35,6 +35,7 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # images wi
 
 _DRIVERS = {"tiff": "GTiff", "jpeg": "JPEG", "png": "PNG", "jp2": "JP2OpenJPEG", "webp": "WEBP", "bmp": "BMP"}
 _FORMATS = {driver: kind for kind, driver in _DRIVERS.items()}
+_BLOCK = 2**24  # pixels; larger tiles or strips cost too much to decode for a window
 _TIME_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "DATE_ACQUIRED", "ACQUISITION_DATE", "TIFFTAG_DATETIME")
 
 
@@ -91,19 +92,23 @@ def open_local(uri: str) -> BinaryIO:
         raise UnreadableImage(uri, "unreadable", error.strerror or str(error)) from error
 
 
-def header(uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS) -> Header:
+def header(
+    uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS, max_tiled_pixels: int | None = None
+) -> Header:
     """Read an image's header.
 
     Args:
         uri: path or URL.
         ends: also check, without decoding, that the file is whole: JPEG's and PNG's end markers, TIFF's blocks.
         max_pixels: largest width x height believed.
+        max_tiled_pixels: the same of rasters in blocks, which are read by window; None = ``max_pixels``.
 
     Raises:
         UnreadableImage: with code and reason.
     """
+    limits = max_pixels, max_pixels if max_tiled_pixels is None else max_tiled_pixels
     if is_remote(uri):
-        return _gdal_header(uri, "", max_pixels)
+        return _gdal_header(uri, "", *limits)
     with open_local(uri) as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
@@ -118,7 +123,7 @@ def header(uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS) -> Hea
                 return _plain_header(frame, kind, stream)
         if kind == "tiff" and ends:
             tiff.check_blocks(uri, stream, size)
-    return _gdal_header(uri, kind, max_pixels)
+    return _gdal_header(uri, kind, *limits)
 
 
 @lru_cache
@@ -172,9 +177,10 @@ def parse_time(text: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _gdal_header(uri: str, kind: str, max_pixels: int) -> Header:
+def _gdal_header(uri: str, kind: str, max_pixels: int, max_tiled_pixels: int) -> Header:
     with open_gdal(uri, kind) as source:
-        check_size(uri, source.width, source.height, max_pixels)
+        blocks = source.driver == "GTiff" and max(height * width for height, width in source.block_shapes) <= _BLOCK
+        check_size(uri, source.width, source.height, max_tiled_pixels if blocks else max_pixels)
         crs = None if source.crs is None else _crs_name(source.crs.wkt)
         place = None if crs is None or source.transform.is_identity else tuple(source.transform)[:6]
         colours = [colour.name for colour in source.colorinterp]
