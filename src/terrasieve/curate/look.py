@@ -95,7 +95,7 @@ _Look = tuple[int, bytes, Grey, str | None]
 def _images(part: Part) -> tuple[list[str], list[str], list[list[int] | None], list[list[str]]]:
     with pq.ParquetFile(part.source) as file:
         table = file.read_row_group(part.group, columns=["id", "uri", "window", "bands"]).take(pa.array(part.rows))
-    return tuple(table[name].to_pylist() for name in ("id", "uri", "window", "bands"))  # type: ignore[return-value]
+    return tuple(table[name].to_pylist() for name in ("id", "uri", "window", "bands"))
 
 
 def _look(uri: str, window: Sequence[int] | None, bands: Sequence[str] | None) -> _Look:
@@ -130,9 +130,7 @@ def _write(part: Part, ids: list[str], found: list[_Look]) -> None:
         pa.array([view.valid_share for view in greys], pa.float32()),
         pa.array([view.std for view in greys], pa.float32()),
         pa.array(reasons, pa.string()),
-        pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(SIDE**2), len(ids), [None, pa.py_buffer(thumbs.tobytes())]
-        ),
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(SIDE**2), len(ids), [None, pa.py_buffer(thumbs.tobytes())]),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
     with (
