@@ -282,7 +282,7 @@ function draw(pair) {
   mark(pair);
   byId("tags").replaceChildren(element("span", pair.kind, "strong"), element("span", `judged: ${pair.verdict}${pair.by ? ` by ${pair.by}` : ""}`, ""), ...pair.tags.map((tag) => element("span", tag)));
   byId("fields").tBodies[0].replaceChildren(...pair.fields.map(([name, a, b]) => {
-    const row = element("tr", "", a === b ? "" : "other");
+    const row = element("tr", "", a === b || name === "file" ? "" : "other");
     const head = element("th", name);
     head.scope = "row";
     row.append(head, element("td", a || "–"), element("td", b || "–"));

@@ -187,6 +187,8 @@ class Handler(BaseHTTPRequestHandler):
         review = self.server.review
         group = _integer(query["group"]) if query.get("group") else None
         plain = {name: query[name] for name in ("verdict", "kind", "source", "sort") if name in query}
+        if plain.get("sort", "file") not in SORTS:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"sort is one of {', '.join(SORTS)}")
         version = review.refresh()
         order, total = review.order(Filter(**plain, undecided=query.get("undecided") == "1", group=group))
         said = {int(n): CODES[review.decided[n]] for n in order if review.decided[n]}
