@@ -121,7 +121,9 @@ def test_every_key(context: Any, folder: Path) -> None:
         press(page, "a")  # not a decision while help is open
         press(page, "Escape")
         assert sorted(kept(folder)) == [0, 1, 2]
-        page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'a', repeat: true}))")
+        page.evaluate(
+            "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'a', repeat: true, bubbles: true}))"
+        )
         press(page, "Control+d")
         page.wait_for_timeout(100)
         assert sorted(kept(folder)) == [0, 1, 2]
@@ -170,15 +172,16 @@ def test_filters(context: Any, folder: Path) -> None:
         at(page, 0)
         press(page, "b", 1)
         page.locator("#undecided").check()
+        page.wait_for_function("() => order.length === 6")
         at(page, 1)
         assert page.locator("#total").inner_text() == "of 6" and page.locator("#bar").evaluate("bar => bar.value") == 1
         press(page, "b", 2)
         page.fill("#place", "5")
         press(page, "Enter", 5)
         page.get_by_role("button", name="only this group").click()
-        page.wait_for_function("order.length === 2")
+        page.wait_for_function("() => order.length === 2")
         page.locator("#group").click()
-        page.wait_for_function("order.length === 5")
+        page.wait_for_function("() => order.length === 5")
 
 
 def test_pictures_are_seen(context: Any, folder: Path) -> None:
@@ -186,7 +189,7 @@ def test_pictures_are_seen(context: Any, folder: Path) -> None:
         page = opened(context, server.url)
         sizes = page.evaluate("[...document.querySelectorAll('.view img')].map(i => i.naturalWidth)")
         assert min(sizes) == 48
-        page.wait_for_function("[...document.querySelectorAll('.thumbs img')].every(i => i.naturalWidth > 0)")
+        page.wait_for_function("() => [...document.querySelectorAll('.thumbs img')].every(i => i.naturalWidth > 0)")
         assert page.locator(".thumbs img").count() == 2
         page.select_option("#kind", "overlap")
         at(page, 6)
@@ -207,13 +210,13 @@ def test_two_tabs_see_each_other(context: Any, folder: Path) -> None:
     with serving(folder) as server:
         one, two = opened(context, server.url), opened(context, server.url)
         press(one, "a", 1)
-        two.wait_for_function("decisions.get(0) === 'left'")
+        two.wait_for_function("() => decisions.get(0) === 'left'")
         assert two.locator("#left .verdict").inner_text() == "keep"
         press(two, "j", 1)
         press(two, "b", 2)
-        one.wait_for_function("decisions.get(1) === 'both'")
+        one.wait_for_function("() => decisions.get(1) === 'both'")
         press(one, "u", 0)  # this tab's own last decision, not the other's
-        two.wait_for_function("!decisions.has(0)")
+        two.wait_for_function("() => !decisions.has(0)")
         assert kept(folder) == {1: "both"}
         lines = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
         assert [line["tab"] == lines[0]["tab"] for line in lines] == [True, False, True]

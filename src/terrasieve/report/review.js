@@ -94,6 +94,7 @@ let at = 0; // place in order
 let shown = null; // details of the pair on the screen, null until its pictures can be seen
 let busy = false;
 let group = "";
+let loads = 0; // of filters, so that an answer that was overtaken is dropped
 let zoom = 1;
 let spot = [0.5, 0.5]; // where one looks, in shares of what both pictures show
 const made = []; // times of this tab's decisions
@@ -107,14 +108,18 @@ async function load(keep) {
   const filter = Object.fromEntries(FILTERS.map((name) => [name, byId(name).value]));
   if (byId("undecided").checked) filter.undecided = "1";
   if (group) filter.group = group;
+  const [mine, before] = [++loads, shown];
+  shown = null; // keys wait for what the filters leave
   try {
     const found = await source.pairs(filter);
+    if (mine !== loads) return undefined;
     order = found.order;
     total = found.total;
     version = found.version;
     decisions = new Map(Object.entries(found.decisions).map(([number, decision]) => [Number(number), decision]));
     trouble("");
   } catch (error) {
+    shown = before;
     return trouble(error);
   }
   byId("group").hidden = !group;
