@@ -214,7 +214,7 @@ def rows_of(manifests: Sequence[Path], ids: pa.Array) -> pa.Table:
             for batch in file.iter_batches(columns=manifest.SCHEMA.names):
                 mask = pc.or_(pc.is_in(batch["id"], ids), pc.is_in(batch["group"], wanted))
                 part = batch.filter(mask)
-                parts.append(pa.Table.from_batches([part]).cast(manifest.SCHEMA))
+                parts.append(manifest.resolved(pa.Table.from_batches([part]), path).cast(manifest.SCHEMA))
     table = pa.concat_tables(parts)
     _, firsts = np.unique(table["id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
     return table.take(pa.array(np.sort(firsts))).combine_chunks()
