@@ -1,7 +1,7 @@
 """Exact duplicates: files of the same bytes, and images of the same pixels in another file. The step "exact".
 
 Bytes were hashed with the image; pixels are decoded only of images that some other one may equal: of the same size,
-bands and type, a pHash within 4 bits and nearly the same contrast. Sorting and comparing neighbours finds equal hashes
+bands and type, a pHash within 8 bits and nearly the same contrast. Sorting and comparing neighbours finds equal hashes
 (``np.unique`` is 20 times slower there). Before the near-duplicates; source: CURATION.md, step 5.
 """
 
@@ -23,7 +23,7 @@ from terrasieve.curate.store import Store, names, open_store
 from terrasieve.section import Section
 
 _BITS = 8  # decoders differ by a grey level, which moves bits where there is little to see
-_CONTRAST = 0.6  # grey levels of standard deviation, likewise
+_CONTRAST, _PART = 0.6, 0.1  # of standard deviation, likewise: grey levels, and a share
 
 
 class ExactSettings(Section):
@@ -109,7 +109,9 @@ def _candidates(source: Path, rows: Rows, store: Store, stored: np.ndarray, alon
     std = store.column("std")[stored[alone]]
     order = np.lexsort((std, shape, group))
     near = (
-        (np.diff(group[order]) == 0) & (np.diff(shape[order]) == 0) & (np.diff(std[order]) <= _CONTRAST)
+        (np.diff(group[order]) == 0)
+        & (np.diff(shape[order]) == 0)
+        & (np.diff(std[order]) <= _CONTRAST + _PART * std[order][1:])
         if len(order)
         else np.zeros(0, bool)
     )
