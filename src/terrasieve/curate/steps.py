@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from terrasieve.curate.exclude import ExcludeSettings, exclude, inspect
+from terrasieve.curate.exclude import ExcludeSettings, exclude
 from terrasieve.curate.slicing import SliceSettings, cut
 from terrasieve.curate.step import Result, Work
 from terrasieve.section import Section
