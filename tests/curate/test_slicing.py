@@ -16,11 +16,13 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform as to_degrees
 
 from terrasieve import manifest
-from terrasieve.curate import slicing, step
+from terrasieve.curate import collect, listing, slicing, step
 from terrasieve.curate.engine import Local
+from terrasieve.curate.listing import SourceSettings
 from terrasieve.curate.scan import scan
 from terrasieve.curate.slicing import SliceSettings, choose, cut
 from terrasieve.curate.step import Result, Work
+from terrasieve.imagery.raster import read
 
 
 def scene(path: Path, size: tuple[int, int], **profile: Any) -> Path:
@@ -167,3 +169,22 @@ def test_a_scene_that_changed_or_vanished_is_a_row_with_a_reason(tmp_path: Path)
     after, result = apply(table, tmp_path, SliceSettings(over_px=None, size_px=32, how="grid"))
     assert dict(result.dropped) == {"changed": 1, "missing": 1, "sliced": 1}
     assert after["reason"][0].as_py() == ("changed: the file is 90 x 50 px now and was 90 x 60; run the curation again")
+
+
+def test_a_scene_of_ten_billion_pixels_is_never_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    place = {"crs": "EPSG:32721", "transform": from_origin(300000, 6100000, 10, 10)}
+    path = scene(tmp_path / "in" / "a.tif", (100_000, 100_000), blockxsize=512, blockysize=512, **place)
+    with rasterio.open(path, "r+") as file:
+        file.write(np.full((1, 512, 512), 7, np.uint8), window=((99_488, 100_000), (99_488, 100_000)))
+    assert path.stat().st_size < 5_000_000
+    assert "huge_header" in scan(path).table["reason"][0].as_py(), "the index is read by image, not by window"
+    source = SourceSettings(name="s", paths=str(path))
+    found = listing.list_sources([source], tmp_path / "spool.parquet", lambda done, total: None)
+    collect.collect(found, [source], tmp_path / "scan.parquet", collect.ScanSettings(), Work(tmp_path, Local(1)))
+    table = manifest.read(tmp_path / "scan.parquet")
+    after, result = apply(table, tmp_path, SliceSettings(size_px=512, how="grid", max_windows=200))
+    assert (result.rows, result.kept) == (201, 200)
+    last = after.slice(200).to_pylist()[0]
+    assert last["window"] == [99_488, 99_488, 512, 512]
+    assert (read(str(path), last["window"]).array == 7).all()
