@@ -41,16 +41,18 @@ def bars(entries: list[dict[str, Any]], column: str) -> dict[str, Any]:
         column: a key of ``TABLES``; sizes and distances become classes where there are more than ``LISTED`` values.
 
     Returns:
-        ``bars``, and ``left_out``, the number of values that are not drawn.
+        ``bars``, and ``left_out``, the number of values that are not drawn; no bars where nothing is known.
     """
     if len(entries) > LISTED and column in ("size", "gsd_m"):
         entries = _classes(entries, column)
+    if all(entry["value"] is None for entry in entries):
+        return {"bars": [], "left_out": 0}  # a bar that says "(unknown)" says nothing
     ordered = column in ("gsd_m", "year")
     shown = entries[-LISTED:] if ordered else entries[:LISTED]
     most = max((entry["rows"] for entry in shown), default=0) or 1
     drawn = [
         Bar(
-            _name(entry["value"]),
+            _name(entry["value"], column),
             entry["kept"],
             entry["rows"],
             100 * entry["kept"] / most,
@@ -61,9 +63,17 @@ def bars(entries: list[dict[str, Any]], column: str) -> dict[str, Any]:
     return {"bars": drawn, "left_out": len(entries) - len(shown)}
 
 
-def _name(value: Any) -> str:
+def band_names(joined: str) -> str:
+    """Return comma-separated names of bands, of many the first, the last and their number."""
+    names = joined.split(",")
+    return ", ".join(names) if len(names) <= 5 else f"{names[0]}, ..., {names[-1]} ({len(names)} bands)"
+
+
+def _name(value: Any, column: str) -> str:
     if value is None:
         return "(unknown)"
+    if column == "bands":
+        return band_names(str(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -76,7 +86,9 @@ def _classes(entries: list[dict[str, Any]], column: str) -> list[dict[str, Any]]
         into = sums.setdefault(place, [0, 0])
         into[0] += entry["rows"]
         into[1] += entry["kept"]
-    return [{"value": _range(place, edges, column), "rows": n, "kept": kept} for place, (n, kept) in sorted(sums.items())]
+    return [
+        {"value": _range(place, edges, column), "rows": n, "kept": kept} for place, (n, kept) in sorted(sums.items())
+    ]
 
 
 def _place(value: Any, column: str, edges: tuple[float, ...]) -> int:
@@ -94,4 +106,8 @@ def _range(place: int, edges: tuple[float, ...], column: str) -> str | None:
     side = "side " if column == "size" else ""
     if place == 0:
         return f"{side}below {edges[0]:g}"
-    return f"{side}{edges[place - 1]:g} and more" if place == len(edges) else f"{side}{edges[place - 1]:g} to {edges[place]:g}"
+    return (
+        f"{side}{edges[place - 1]:g} and more"
+        if place == len(edges)
+        else f"{side}{edges[place - 1]:g} to {edges[place]:g}"
+    )

@@ -6,7 +6,6 @@ images for its galleries, whatever the number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from terrasieve import settings_file
 from terrasieve.curate.step import Tick
 from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.report import curation_examples, curation_folder, maps
-from terrasieve.report.curation_bars import TABLES, Bar, bars
+from terrasieve.report.curation_bars import TABLES, bars
 from terrasieve.report.curation_folder import Curation
 from terrasieve.report.datasheet_answers import share
 from terrasieve.report.pair_pictures import pair_picture, thumbnail
@@ -136,7 +135,8 @@ def _funnel(curation: Curation) -> list[dict[str, Any]]:
 
 def _matrix(curation: Curation) -> dict[str, Any]:
     """Return what was dropped as codes x sources."""
-    by = curation.statistics["by"]["source"]
+    hit = {entry["source"] for entry in curation.statistics["dropped"]}
+    by = [entry for entry in curation.statistics["by"]["source"] if entry["value"] in hit]
     shown = [entry["value"] for entry in by[:8]]
     counts: dict[str, dict[Any, int]] = {}
     for entry in curation.statistics["dropped"]:
@@ -193,14 +193,17 @@ def _pair(pair: dict[str, Any], a: dict[str, Any], b: dict[str, Any]) -> Picture
 
 def _groups(curation: Curation) -> list[tuple[int, list[Picture]]]:
     return [
-        (size, [_shown(row, "kept" if row["keep"] else row["reason"].partition(":")[0]) for row in rows])
+        (
+            size,
+            [_shown(row, "kept" if row["keep"] else row["reason"].partition(":")[0].replace("_", " ")) for row in rows],
+        )
         for size, rows in curation_examples.of_groups(curation.manifest)
     ]
 
 
-def _shown(row: dict[str, Any], words: str, draw: Callable[..., bytes] = thumbnail) -> Picture:
+def _shown(row: dict[str, Any], words: str) -> Picture:
     try:
-        image = data_uri("image/jpeg", draw(row, 160))
+        image = data_uri("image/jpeg", thumbnail(row, 160))
     except (UnreadableImage, OSError):
         image = ""
     return Picture(image, _name(row), words, bool(row["keep"]))
@@ -210,6 +213,3 @@ def _name(row: dict[str, Any]) -> str:
     """Return the file and its folder, and where in it a window lies."""
     window = f" @ {row['window'][0]}, {row['window'][1]}" if row["window"] else ""
     return "/".join(row["uri"].rsplit("/", 2)[-2:]) + window
-
-
-__all__ = ["Bar", "Picture", "write_curation_report"]

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import terrasieve
+from terrasieve.report.curation_bars import band_names
 from terrasieve.report.curation_folder import Curation
 
 LISTED = 40  # rows of a table
@@ -54,7 +55,11 @@ def share(part: int, whole: int) -> str:
 
 def _by(name: str, title: str, listed: int = LISTED) -> Callable[[Curation], str]:
     def answer(curation: Curation) -> str:
-        rows = [(e["value"], e["kept"], e["rows"]) for e in curation.statistics["by"][name]]
+        names = band_names if name == "bands" else str
+        rows = [
+            (None if e["value"] is None else names(e["value"]), e["kept"], e["rows"])
+            for e in curation.statistics["by"][name]
+        ]
         return table([title, "kept", "scanned"], rows, numbers=2, listed=listed)
 
     return answer
