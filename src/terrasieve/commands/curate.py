@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +50,10 @@ def _describe(folder: Path, display: StepsDisplay) -> None:
     from terrasieve.report.curation_page import write_curation_report
     from terrasieve.report.datasheet import write_datasheet
 
-    written = [("report", "report.html", write_curation_report), ("sheet", "DATASHEET.html", write_datasheet)]
+    written: list[tuple[str, str, Callable[..., object]]] = [
+        ("report", "report.html", write_curation_report),
+        ("sheet", "DATASHEET.html", write_datasheet),
+    ]
     described = [
         folder / name for name in ("manifest.parquet", "steps.json", "pairs.parquet", "datasheet_answers.yaml")
     ]

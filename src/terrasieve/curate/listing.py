@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from pathlib import Path, PurePath
+from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal
 
@@ -201,14 +201,15 @@ def _joined(source: SourceSettings, notes: list[str]) -> dict[str, Entry]:
 
 def _below(top: str, source: SourceSettings, listing: Listing) -> Iterator[Entry]:
     denied: list[Entry] = []
+    start = len(top.rstrip(os.sep)) + 1
 
     def note(error: OSError) -> None:
         denied.append({"uri": str(error.filename).rstrip(os.sep), "reason": unlistable(error)})
 
     for uri in files_below(top, note):
-        name = PurePath(uri).name
-        extension = PurePath(uri).suffix.lower()
-        inside = os.path.relpath(uri, top)
+        inside = uri[start:]
+        name = inside.rpartition(os.sep)[2]
+        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a path object for each of millions is slow)
         if extension not in EXTENSIONS and extension != ".tar":
             listing.ignored[extension] += 1
         elif not _matches(source, inside, name):
@@ -244,10 +245,13 @@ def _spooled(number: int, entries: list[Entry]) -> pa.Table:
     for entry in entries:
         uri = entry.pop("uri")
         offset = entry.pop("offset", 0)
-        file = uri.partition("#")[0] if offset else uri
-        if file not in stats:
-            stats[file] = status_of(file)
-        status = stats[file]
+        file = uri.partition("#name=")[0] if offset else uri
+        if not offset:
+            status = status_of(file)
+        elif file not in stats:
+            status = stats[file] = status_of(file)
+        else:
+            status = stats[file]
         if status is not None and not S_ISREG(status.st_mode):
             entry.setdefault("reason", "not_an_image: a pipe, a device or a folder, not a file")
         uris.append(os.fsencode(uri))

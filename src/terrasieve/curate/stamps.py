@@ -24,7 +24,7 @@ LISTED = pa.schema([("id", pa.uint64()), ("stamp", pa.int64()), ("fingerprint", 
 def status_of(file: str) -> os.stat_result | None:
     """Return what the file system says of a file; None where there is no such local file."""
     try:
-        return None if is_remote(file) else Path(file).stat()
+        return None if is_remote(file) else os.stat(file)  # noqa: PTH116 (three times as fast)
     except (OSError, ValueError):
         return None
 
