@@ -71,7 +71,7 @@ class Ray:
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=1,
-            max_retries=RETRIES,  # Ray Data's own choice is without end
+            ray_remote_args_fn=lambda: {"max_retries": RETRIES},  # Ray Data's own choice is without end
             compute=ray.data.TaskPoolStrategy(self.workers and min(self.workers, len(parts))),
         )
         left = set(range(len(parts)))
