@@ -1,20 +1,18 @@
-"""Ray: the engine of a cluster. The same functions over the same parts as ``engine.Local``, as a Ray Data pipeline.
+"""Ray: the engine of a cluster. The same functions over the same parts as ``engine.Local``, each a task of its own.
 
-A part is a block of its own, so that when a worker is lost Ray gives its part to another one and does nothing else
-again; a part that ends its worker every time comes back as ``LOST``. Needs the extra ``terrasieve[ray]``, terrasieve on
-every node, and paths that all of them see. Source: Ray's documentation (``ray.data.from_items``, ``DataContext``).
+When a worker is lost, Ray gives its part to another one and does nothing else again; a part that ends its worker every
+time comes back as ``LOST``. Needs the extra ``terrasieve[ray]``, terrasieve on every node, and paths that all of them
+see. Source: Ray's documentation (``ray.remote``, fault tolerance of tasks).
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
-
-import pyarrow as pa
 
 from terrasieve.curate.engine import LOST, Lost
 from terrasieve.errors import UserError
@@ -38,7 +36,6 @@ class Ray:
         """
         try:
             import ray
-            import ray.data
         except ImportError as error:
             raise UserError(
                 f"The engine ray needs Ray ({error}). Install it with: pip install 'terrasieve[ray]'; or use local."
@@ -54,45 +51,44 @@ class Ray:
 
     def run(self, work: Callable[[P], R], parts: Sequence[P]) -> Iterator[tuple[int, R | Lost]]:
         """Yield (number of the part, result) as they are done."""
-        import ray.data
+        import ray
         from ray import cloudpickle
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-        if not parts:
-            return
-        context = ray.data.DataContext.get_current()
-        context.max_errored_blocks = -1  # whoever asked is told which part is lost, and decides
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]  # nodes without terrasieve can say so
-        items = [{"number": number, "part": pickle.dumps(part)} for number, part in enumerate(parts)]
-        done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            functools.partial(_of_block, cloudpickle.dumps(work)),  # type: ignore[no-untyped-call]
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=1,
-            ray_remote_args_fn=lambda: {"max_retries": RETRIES},  # Ray Data's own choice is without end
-            compute=ray.data.TaskPoolStrategy(self.workers and min(self.workers, len(parts))),
-        )
-        left = set(range(len(parts)))
-        for row in done.iter_rows():
-            result, failed = pickle.loads(row["result"])
-            if isinstance(result, ModuleNotFoundError):
-                raise UserError(f"A node of the Ray cluster lacks terrasieve or a part of it ({result}); install it.")
-            if failed:
-                raise result
-            left.discard(row["number"])
-            yield row["number"], result
-        yield from ((number, LOST) for number in sorted(left))
-
-
-def _of_block(work: bytes, block: pa.Table) -> pa.Table:
-    """Do the parts of a block; what the work raises is a result too, or Ray would put its own traceback around it."""
-    results = []
-    for part in block["part"].to_pylist():
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_do)
+        pickled = ray.put(cloudpickle.dumps(work))  # type: ignore[no-untyped-call]
+        left = iter(enumerate(parts))
+        running: dict[Any, int] = {}
         try:
-            result = pickle.loads(work)(pickle.loads(part)), False
-        except Exception as error:
-            result = error, True
-        results.append(pickle.dumps(result))
-    return pa.table({"number": block["number"], "result": pa.array(results, pa.binary())})
+            while True:
+                for number, part in islice(left, (self.workers or len(parts)) - len(running)):
+                    running[task.remote(pickled, pickle.dumps(part))] = number
+                if not running:
+                    return
+                (ref,), _ = ray.wait(list(running), num_returns=1)
+                number = running.pop(ref)
+                try:
+                    yield number, _result(ray.get(ref))
+                except (WorkerCrashedError, OutOfMemoryError, NodeDiedError):
+                    yield number, LOST
+        finally:
+            for ref in running:
+                ray.cancel(ref)
+
+
+def _do(work: bytes, part: bytes) -> bytes:
+    """Do a part. This function travels whole, so that a node without terrasieve can say that it lacks it."""
+    try:
+        return pickle.dumps((pickle.loads(work)(pickle.loads(part)), None))
+    except Exception as error:  # a result too: Ray would put its own traceback around it
+        return pickle.dumps((None, error))
+
+
+def _result(pickled: bytes) -> Any:
+    result, error = pickle.loads(pickled)
+    if isinstance(error, ModuleNotFoundError):
+        raise UserError(f"A node of the Ray cluster lacks terrasieve or a part of it ({error}); install it.")
+    if error is not None:
+        raise error
+    return result
