@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import bench, curate, datasheet, redundancy, steps
+from terrasieve.commands import bench, curate, datasheet, redundancy, shard, steps
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -191,6 +191,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (bench.bench, bench.EXAMPLES),
     (curate.curate, curate.EXAMPLES),
     *steps.commands(),
+    (shard.shard, shard.EXAMPLES),
     (datasheet.datasheet, datasheet.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:

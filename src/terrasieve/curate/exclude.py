@@ -99,6 +99,8 @@ def inspect(source: Path, target: Path, settings: ExcludeSettings, work: Work) -
 
     def change(table: pa.Table, _: int) -> pa.Table:
         kept = table["keep"].to_numpy(zero_copy_only=False)
+        if not kept.any():
+            return table
         rows = store.rows(numbers(table["id"]))
         absent = kept & (rows < 0)
         if absent.any():

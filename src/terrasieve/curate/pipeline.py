@@ -1,6 +1,7 @@
 """Pipeline: all steps of a curation in order, in one folder; what is done already is not done again.
 
-``recipe.yaml  steps.json  log.jsonl  steps/*.parquet  hashes/  pairs.parquet  decisions.jsonl  manifest.parquet``
+``recipe.yaml  steps.json  log.jsonl  steps/*.parquet  hashes/  pairs.parquet  decisions.jsonl  manifest.parquet
+shards/``
 
 Each step has a key, a hash of its settings, its version and the key of the step before; the first of all is a hash of
 the listing of the sources. A step whose file is there and whose key is in ``steps.json`` is skipped. So a run that was
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from terrasieve.curate import collect, listing
-from terrasieve.curate.engine import Engine, Local
+from terrasieve.curate.engine import engine_of
 from terrasieve.curate.recipe import CurateRecipe
+from terrasieve.curate.shards import export_shards
 from terrasieve.curate.step import Result, Work
 from terrasieve.curate.steps import STEPS
 from terrasieve.errors import UserError
@@ -75,6 +77,15 @@ def curate(settings: CurateRecipe, folder: Path, progress: Progress | None = Non
                 run.do(name, step.version, _adapted(name, own, settings), target, _bound(step.run, source, target))
                 source = target
         publish(source, folder / "manifest.parquet")
+        if settings.shards is not None:
+            shards = folder / "shards"
+            run.do(
+                "shards",
+                1,
+                settings.shards,
+                shards / "manifest.parquet",
+                lambda own, work: export_shards(source, shards, own, work),
+            )
         return run.entries
 
 
@@ -104,7 +115,12 @@ class Run:
     entries: list[Entry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.work = Work(self.folder, engine(self.settings), self.settings.seed, self.progress.counts)
+        self.work = Work(
+            self.folder,
+            engine_of(self.settings.engine, self.settings.workers),
+            self.settings.seed,
+            self.progress.counts,
+        )
         self.before = {entry["step"]: entry for entry in read_steps(self.folder)}
         (self.folder / "steps").mkdir(exist_ok=True)
 
@@ -197,15 +213,6 @@ def read_steps(folder: Path) -> list[Entry]:
             f"Cannot read {path}: {error}. Remove it; the steps are then done again, the hashes are kept."
         ) from error
     return entries
-
-
-def engine(settings: CurateRecipe) -> Engine:
-    """Return what runs functions over parts."""
-    if settings.engine == "ray":
-        from terrasieve.curate.ray import Ray
-
-        return Ray(settings.workers)
-    return Local(settings.workers)
 
 
 def publish(source: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from terrasieve.curate.collect import ScanSettings
 from terrasieve.curate.exclude import ExcludeSettings
 from terrasieve.curate.listing import SourceSettings
+from terrasieve.curate.shards import ShardSettings
 from terrasieve.curate.slicing import SliceSettings
 from terrasieve.section import Section
 from terrasieve.settings_file import override, read, validate
@@ -34,6 +35,7 @@ class CurateRecipe(Section):
         scan: how files are read.
         exclude: what is dropped, by header and by pixels.
         slice: how oversized scenes are cut; null = they are dropped as too large.
+        shards: of what is kept, in ``shards/``; null = none are written.
     """
 
     name: str = Field(default="curated", pattern=r"^[\w.-]+$")
@@ -44,6 +46,7 @@ class CurateRecipe(Section):
     scan: ScanSettings = ScanSettings()
     exclude: ExcludeSettings = ExcludeSettings()
     slice: SliceSettings | None = SliceSettings()
+    shards: ShardSettings | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> CurateRecipe:
