@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from terrasieve.curate import stamps
 from terrasieve.curate.step import Result, Work, drop, numbers, rewrite
+from terrasieve.curate.store import open_store
 from terrasieve.errors import UserError
 from terrasieve.section import Section
 
@@ -91,8 +92,6 @@ def inspect(source: Path, target: Path, settings: ExcludeSettings, work: Work) -
     Raises:
         UserError: images that are kept are not in the store.
     """
-    from terrasieve.curate.store import open_store
-
     store = open_store(work.hashes)
     columns = {name: store.column(name) for name in ("valid_share", "std", "reason", "stamp")}
     listed = stamps.Stamps(source.with_name(stamps.NAME))

@@ -17,6 +17,7 @@ from terrasieve.curate.exclude import ExcludeSettings
 from terrasieve.curate.listing import SourceSettings
 from terrasieve.curate.shards import ShardSettings
 from terrasieve.curate.slicing import SliceSettings
+from terrasieve.curate.store import HashSettings
 from terrasieve.section import Section
 from terrasieve.settings_file import override, read, validate
 
@@ -35,6 +36,7 @@ class CurateRecipe(Section):
         scan: how files are read.
         exclude: what is dropped, by header and by pixels.
         slice: how oversized scenes are cut; null = they are dropped as too large.
+        hash: how images are hashed.
         shards: of what is kept, in ``shards/``; null = none are written.
     """
 
@@ -46,6 +48,7 @@ class CurateRecipe(Section):
     scan: ScanSettings = ScanSettings()
     exclude: ExcludeSettings = ExcludeSettings()
     slice: SliceSettings | None = SliceSettings()
+    hash: HashSettings = HashSettings()
     shards: ShardSettings | None = None
 
     @model_validator(mode="after")

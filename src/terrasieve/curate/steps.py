@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from terrasieve.curate.exclude import ExcludeSettings, exclude
+from terrasieve.curate.exclude import ExcludeSettings, exclude, inspect
 from terrasieve.curate.slicing import SliceSettings, cut
 from terrasieve.curate.step import Result, Work
+from terrasieve.curate.store import HashSettings, hash_images
 from terrasieve.section import Section
 
 
@@ -31,4 +32,6 @@ class Step(NamedTuple):
 STEPS: dict[str, Step] = {
     "exclude": Step(exclude, ExcludeSettings, "exclude"),
     "slice": Step(cut, SliceSettings, "slice"),
+    "hash": Step(hash_images, HashSettings, "hash"),
+    "inspect": Step(inspect, ExcludeSettings, "exclude"),
 }
