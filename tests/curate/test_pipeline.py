@@ -41,6 +41,23 @@ if __name__ == "__main__":
     main()
 """
 
+INTERRUPTED = """
+import os, signal, sys
+from terrasieve import cli, display
+
+def main():
+    running = []
+    def counts(self, done, total):
+        if running[-1] == "hash" and done:
+            os.killpg(0, signal.SIGINT)
+    display.StepsDisplay.begins = lambda self, name: running.append(name)
+    display.StepsDisplay.counts = counts
+    cli.main()
+
+if __name__ == "__main__":
+    main()
+"""
+
 
 def pictures(folder: Path, count: int, first: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +185,46 @@ def test_a_full_disk_costs_the_step_that_met_it(pile: Path, tmp_path: Path, limi
     run(pile, tmp_path / "out")
     run(pile, tmp_path / "fresh")
     assert digest(tmp_path / "out") == digest(tmp_path / "fresh")
+
+
+def test_ctrl_c_leaves_a_curation_that_goes_on(pile: Path, tmp_path: Path) -> None:
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    pictures(tmp_path / "in" / "b", 70, first=200)
+    command = [sys.executable, script, "curate", pile, "-o", tmp_path / "out", "workers=2", "hash.part=16"]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    assert done.returncode == 130, done.stderr
+    assert "the same command goes on from here" in done.stderr and "Traceback" not in done.stderr
+    assert set(finished(tmp_path / "out")) == {"scan", "exclude", "slice"}
+    entries = run(pile, tmp_path / "out", "hash.part=16")
+    known = next(entry["notes"][0] for entry in entries if entry["step"] == "hash")
+    assert ", 0 known from before" not in known, "what was hashed before the interruption stays"
+    run(pile, tmp_path / "fresh", "hash.part=16")
+    assert digest(tmp_path / "out") == digest(tmp_path / "fresh")
+
+
+def test_a_folder_that_changes_while_it_is_curated(pile: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "a"
+
+    def change(entry: dict[str, Any], before: bool) -> None:
+        if entry["step"] == "slice":
+            (folder / "001.png").unlink()
+            (folder / "002.png").write_bytes((folder / "007.png").read_bytes())
+            (folder / "005.png").write_bytes(b"no image any more")
+            pictures(folder, 1, first=50)
+
+    pipeline.curate(recipe.load(pile), tmp_path / "out", pipeline.Progress(ends=change))
+    table = manifest.read(tmp_path / "out" / "manifest.parquet")
+    rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
+    assert {name: rows[name]["reason"].partition(":")[0] for name in ("001.png", "002.png", "005.png")} == {
+        "001.png": "missing",
+        "002.png": "changed",
+        "005.png": "not_an_image",
+    }
+    assert "050.png" not in rows
+    run(pile, tmp_path / "out")
+    run(pile, tmp_path / "fresh")
+    assert digest(tmp_path / "out") == digest(tmp_path / "fresh"), "a rerun sees the folder as it is now"
 
 
 def test_broken_bookkeeping_is_named(pile: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from terrasieve.curate.listing import SourceSettings
 from terrasieve.curate.scan import scan
 from terrasieve.curate.slicing import SliceSettings, choose, cut
 from terrasieve.curate.step import Result, Work
+from terrasieve.curate.store import HashSettings, hash_images, open_store
 from terrasieve.imagery.raster import read
 
 
@@ -188,3 +189,9 @@ def test_a_scene_of_ten_billion_pixels_is_never_read_whole(tmp_path: Path) -> No
     last = after.slice(200).to_pylist()[0]
     assert last["window"] == [99_488, 99_488, 512, 512]
     assert (read(str(path), last["window"]).array == 7).all()
+    hashed = hash_images(tmp_path / "out.parquet", tmp_path / "hash.parquet", HashSettings(), Work(tmp_path, Local(1)))
+    assert hashed.kept == 200
+    store = open_store(tmp_path / "hashes")
+    assert len(store) == 200 and not any(store.column("reason"))
+    row = store.rows(step.numbers(pa.chunked_array([[last["id"]]])))
+    assert (store.thumbs(row) == 7).all()
