@@ -227,6 +227,12 @@ def test_a_folder_that_changes_while_it_is_curated(pile: Path, tmp_path: Path) -
     assert digest(tmp_path / "out") == digest(tmp_path / "fresh"), "a rerun sees the folder as it is now"
 
 
+def test_the_folder_lies_outside_its_sources(pile: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lies inside"):
+        run(pile, tmp_path / "in" / "a" / "out")
+    assert not (tmp_path / "in" / "a" / "out").exists()
+
+
 def test_broken_bookkeeping_is_named(pile: Path, tmp_path: Path) -> None:
     run(pile, tmp_path / "out")
     (tmp_path / "out" / "steps.json").write_text("[")

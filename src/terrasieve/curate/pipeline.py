@@ -65,6 +65,7 @@ def curate(settings: CurateRecipe, folder: Path, progress: Progress | None = Non
         UserError: a source that cannot be used, a full disk, a folder that another process holds.
         KeyboardInterrupt: passed on; everything done so far stays.
     """
+    _stands_apart(folder, settings)
     with held(folder, "-o"):
         with written_aside(folder / "recipe.yaml") as aside:
             aside.write_text(dump(settings), encoding="utf-8")
@@ -74,7 +75,8 @@ def curate(settings: CurateRecipe, folder: Path, progress: Progress | None = Non
             own = getattr(settings, step.key)
             if own is not None:
                 target = run.folder / "steps" / f"{name}.parquet"
-                run.do(name, step.version, _adapted(name, own, settings), target, _bound(step.run, source, target))
+                step_run, extra = _bound(step.run, source, target), _decisions(run.work) if name == "verify" else ""
+                run.do(name, step.version, _adapted(name, own, settings), target, step_run, extra)
                 source = target
         publish(source, folder / "manifest.parquet")
         if settings.shards is not None:
@@ -87,6 +89,21 @@ def curate(settings: CurateRecipe, folder: Path, progress: Progress | None = Non
                 lambda own, work: export_shards(source, shards, own, work),
             )
         return run.entries
+
+
+def _stands_apart(folder: Path, settings: CurateRecipe) -> None:
+    for source in settings.sources:
+        for path in map(Path, source.paths):
+            if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+                raise UserError(
+                    f"-o: {folder} lies inside {path}, a folder of source {source.name!r}, so what is written would be "
+                    "listed as images. Choose a folder outside, or name the source's own folders."
+                )
+
+
+def _decisions(work: Work) -> str:
+    """Return a hash of what a person decided in review, which verification reads."""
+    return hashlib.blake2b(work.decisions.read_bytes()).hexdigest() if work.decisions.exists() else ""
 
 
 def _bound(step: Callable[..., Result], source: Path, target: Path) -> Callable[[Any, Work], Result]:
