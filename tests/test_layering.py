@@ -36,6 +36,7 @@ ORDER = [
         "adapt",
         "predict",
         "analyse",
+        "subsets",
         "display",
         "sweep",
         "watch",

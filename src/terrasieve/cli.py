@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import datasheet, redundancy
+from terrasieve.commands import datasheet, redundancy, subset
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -175,6 +175,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 
 app.command(epilog=redundancy.EXAMPLES)(redundancy.redundancy)
 app.command(epilog=datasheet.EXAMPLES)(datasheet.datasheet)
+app.command(epilog=subset.EXAMPLES)(subset.subset)
 
 
 @app.command(

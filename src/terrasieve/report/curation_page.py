@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from markupsafe import Markup
 
-from terrasieve import settings_file
 from terrasieve.curate.step import Tick
 from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.report import curation_examples, curation_folder, maps
@@ -90,7 +90,7 @@ def write_curation_report(folder: Path, output: Path | None = None, tick: Tick |
         map=Markup(maps.counts(cells, found["map"]["cell_deg"])) if cells else None,
         map_about=found["map"],
         placed=sum(cell[3] for cell in cells),
-        recipe=settings_file.yaml.safe_dump(curation.recipe, sort_keys=False, width=110) if curation.recipe else "",
+        recipe=yaml.safe_dump(curation.recipe, sort_keys=False, width=110) if curation.recipe else "",
     )
 
 

@@ -48,8 +48,10 @@ def share(part: int, whole: int) -> str:
     if not whole:
         return "0 %"
     percent = 100 * part / whole
-    if 0 < part < whole:
-        percent = min(max(percent, 0.1), 99.9)
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
     return f"{percent:.1f} %" if percent % 1 else f"{percent:.0f} %"
 
 
@@ -164,7 +166,8 @@ def _acquisition(curation: Curation) -> str | None:
     rows = []
     for source in curation.sources:
         url = source.get("url")
-        rows.append((source.get("name"), source.get("sensor"), f"<{url}>" if url else None, source.get("citation")))
+        link = f"<{url}>" if re.match(r"https?://[^\s<>]+$", str(url)) else plain(url) if url else None
+        rows.append((source.get("name"), source.get("sensor"), link, source.get("citation")))
     if not rows:
         return None
     lines = [f"- **{plain(name)}**" + "".join(f", {part}" for part in _parts(*rest)) for name, *rest in rows]
