@@ -70,19 +70,19 @@ def ranks(score: np.ndarray, ids: np.ndarray, levels: Levels, seed: int = 0) -> 
     tie = mixed(ids, seed)
     worth = np.where(np.isfinite(score), -score, np.inf)
     place = np.lexsort((tie, worth)).argsort()  # by score alone
+    last = ~np.isfinite(score)  # what cannot be judged is never taken before what can
     turn = place
     for level in reversed(levels):
-        turn = _counted(level, turn, place)
-    last = ~np.isfinite(score)  # what cannot be judged is never taken before what can
+        turn = _counted(level, last, turn, place)
     order = np.lexsort((place, turn, last))
     result = np.empty(n, np.int64)
     result[order] = np.arange(n)
     return result
 
 
-def _counted(cluster: np.ndarray, turn: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _counted(cluster: np.ndarray, last: np.ndarray, turn: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Number the images of each cluster by turn, then by place."""
-    order = np.lexsort((place, turn, cluster))
+    order = np.lexsort((place, turn, last, cluster))
     sizes = np.unique(cluster, return_counts=True)[1]
     number = np.empty(len(cluster), np.int64)
     number[order] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
