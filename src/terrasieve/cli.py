@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import bench, curate, datasheet, redundancy, shard, steps
+from terrasieve.commands import bench, curate, datasheet, redundancy, shard, steps, subset
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -193,6 +193,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     *steps.commands(),
     (shard.shard, shard.EXAMPLES),
     (datasheet.datasheet, datasheet.EXAMPLES),
+    (subset.subset, subset.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:
     app.command(epilog=_examples)(_command)

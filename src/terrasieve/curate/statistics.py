@@ -133,7 +133,7 @@ class _Sums:
     def _add_dates(self, batch: pa.RecordBatch, keep: pa.Array) -> None:
         when = batch["datetime"]
         if when.null_count < len(when):
-            ends = pc.min_max(when.filter(keep) if pc.any(keep).as_py() else when)
+            ends = pc.min_max(when.filter(keep))
             self.dates += [str(end.as_py().date()) for end in (ends["min"], ends["max"]) if end.is_valid]
         for name in ("year", "month"):
             start = pc.floor_temporal(when, unit=name).cast(pa.timestamp("us"))

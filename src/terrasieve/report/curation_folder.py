@@ -46,6 +46,11 @@ class Curation(NamedTuple):
         """Pairs that wait for a person."""
         return sum(entry["pairs"] for entry in self.statistics["pairs"] if entry["verdict"] == "review")
 
+    @property
+    def waits(self) -> str:
+        """The same in words."""
+        return "1 pair waits" if self.waiting == 1 else f"{self.waiting:,} pairs wait"
+
     def dropped(self) -> list[tuple[str, int]]:
         """Return (code, rows), the most frequent first."""
         codes: dict[str, int] = {}

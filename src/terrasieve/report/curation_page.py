@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from markupsafe import Markup
 
-from terrasieve import settings_file
 from terrasieve.curate.step import Tick
 from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.report import curation_examples, curation_folder, maps
 from terrasieve.report.curation_bars import TABLES, bars
 from terrasieve.report.curation_folder import Curation
-from terrasieve.report.datasheet_answers import share
+from terrasieve.report.markdown import share
 from terrasieve.report.pair_pictures import pair_picture, thumbnail
 from terrasieve.report.render import data_uri, write_page
 
@@ -79,7 +79,7 @@ def write_curation_report(folder: Path, output: Path | None = None, tick: Tick |
         name=curation.name,
         folder=folder,
         facts=_facts(curation),
-        waiting=curation.waiting,
+        waits=curation.waits if curation.waiting else "",
         steps=_funnel(curation),
         rows=found["rows"],
         reasons=_reasons(curation),
@@ -90,7 +90,7 @@ def write_curation_report(folder: Path, output: Path | None = None, tick: Tick |
         map=Markup(maps.counts(cells, found["map"]["cell_deg"])) if cells else None,
         map_about=found["map"],
         placed=sum(cell[3] for cell in cells),
-        recipe=settings_file.yaml.safe_dump(curation.recipe, sort_keys=False, width=110) if curation.recipe else "",
+        recipe=yaml.safe_dump(curation.recipe, sort_keys=False, width=110) if curation.recipe else "",
     )
 
 
@@ -104,7 +104,7 @@ def _facts(curation: Curation) -> list[tuple[str, str, str]]:
         ("Kept", f"{found['kept']:,}", f"{share(found['kept'], found['rows'])} of {found['rows']:,}"),
         ("Dropped", f"{dropped:,}", f"for {len(curation.dropped())} reasons"),
         ("Duplicates", f"{duplicates:,}", f"largest group {found['groups']['largest']:,}"),
-        ("For review", f"{curation.waiting:,}", "pairs wait for a person" if curation.waiting else "nothing waits"),
+        ("For review", f"{curation.waiting:,}", "pairs, by a person" if curation.waiting else "nothing waits"),
         ("Sources", f"{len(sources):,}", ", ".join(str(e["value"] or "(unknown)") for e in sources[:3])),
         ("Pixels", f"{found['pixels_kept'] / 1e9:,.2f} G", area),
     ]

@@ -21,8 +21,9 @@ from terrasieve.errors import UserError
 from terrasieve.files import written_aside
 from terrasieve.report import curation_folder
 from terrasieve.report.curation_folder import Curation
-from terrasieve.report.datasheet_answers import FILLED, plain
+from terrasieve.report.datasheet_answers import FILLED
 from terrasieve.report.datasheet_questions import KEYS, SECTIONS, Question
+from terrasieve.report.markdown import plain
 from terrasieve.report.render import write_page
 
 ANSWERS = "datasheet_answers.yaml"

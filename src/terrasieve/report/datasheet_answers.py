@@ -7,7 +7,7 @@ None leaves its question to a person.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -17,40 +17,9 @@ import pyarrow.parquet as pq
 import terrasieve
 from terrasieve.report.curation_bars import band_names
 from terrasieve.report.curation_folder import Curation
+from terrasieve.report.markdown import LISTED, plain, share, table
 
-LISTED = 40  # rows of a table
 Answer = Callable[[Curation], str | None]
-
-
-def plain(value: Any) -> str:
-    """Return a value of a manifest or recipe as text in which Markdown sees no markup."""
-    text = re.sub(r"\s+", " ", str(value)).strip()
-    return re.sub(r"([\\`*_\[\]<>|#!~])", r"\\\1", text) if text else "(empty)"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: int = 0, listed: int = LISTED) -> str:
-    """Lay rows out as a Markdown table of at most ``listed`` rows; the last ``numbers`` columns are aligned right."""
-    rows = list(rows)
-    rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
-    shown = [header, rule, *([_cell(value) for value in row] for row in rows[:listed])]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in shown)
-    return text if len(rows) <= listed else f"{text}\n\n{len(rows) - listed:,} more are in `statistics.json`."
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "(unknown)" if value is None else plain(value)
-
-
-def share(part: int, whole: int) -> str:
-    """Return a share in per cent, never rounded to all or nothing unless it is."""
-    if not whole:
-        return "0 %"
-    percent = 100 * part / whole
-    if 0 < part < whole:
-        percent = min(max(percent, 0.1), 99.9)
-    return f"{percent:.1f} %" if percent % 1 else f"{percent:.0f} %"
 
 
 def _by(name: str, title: str, listed: int = LISTED) -> Callable[[Curation], str]:
@@ -148,7 +117,7 @@ def _errors(curation: Curation) -> str | None:
     if not pairs:
         return None
     rows = [(entry["kind"], entry["verdict"], entry["by"], entry["pairs"]) for entry in pairs]
-    waiting = f"{curation.waiting:,} pairs still wait for a person (`terrasieve review`). " if curation.waiting else ""
+    waiting = f"{curation.waits} for a person (`terrasieve review`). " if curation.waiting else ""
     return f"{waiting}Pairs of images that were compared:\n\n" + table(
         ["kind", "verdict", "by", "pairs"], rows, numbers=1
     )
@@ -164,7 +133,8 @@ def _acquisition(curation: Curation) -> str | None:
     rows = []
     for source in curation.sources:
         url = source.get("url")
-        rows.append((source.get("name"), source.get("sensor"), f"<{url}>" if url else None, source.get("citation")))
+        link = f"<{url}>" if re.match(r"https?://[^\s<>]+$", str(url)) else plain(url) if url else None
+        rows.append((source.get("name"), source.get("sensor"), link, source.get("citation")))
     if not rows:
         return None
     lines = [f"- **{plain(name)}**" + "".join(f", {part}" for part in _parts(*rest)) for name, *rest in rows]
