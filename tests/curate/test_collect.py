@@ -65,7 +65,7 @@ def test_sources_fill_what_files_do_not_say(tmp_path: Path) -> None:
         for index in range(2):
             picture(tmp_path / "a" / name / f"{name}{index}.png", index)
             picture(tmp_path / "b" / f"{name}{index}.png", 9 + index)
-    (tmp_path / "b.csv").write_text("path,licence,lon,lat\nb/x0.png,CC0,10,50\n")
+    (tmp_path / "b.csv").write_text("path,licence,lon,lat,source\nb/x0.png,CC0,10,50,else\n")
     first = {"name": "first", "paths": str(tmp_path / "b"), "licence": "CC-BY-4.0", "gsd_m": 0.5, "split": "test"}
     table, _ = run(
         tmp_path / "out", first | {"csv": str(tmp_path / "b.csv")}, {"name": "second", "paths": str(tmp_path / "a")}

@@ -109,8 +109,8 @@ def _entries(
         uri = os.fsdecode(raw)
         own = {name: getattr(source, name) for name in ("licence", "sensor", "gsd_m", "split")}
         known = json.loads(text) if text else {}
-        entry = {"source": source.name, **listing.rules[number](uri)}
-        entry |= {name: value for name, value in own.items() if value is not None} | known | {"uri": uri}
+        entry = listing.rules[number](uri) | {name: value for name, value in own.items() if value is not None}
+        entry |= known | {"source": source.name, "uri": uri}
         content = json.dumps([how, stamp, entry], sort_keys=True)
         print_ = hashlib.blake2b(content.encode(), digest_size=8).digest()
         if "datetime" in entry:
