@@ -23,6 +23,7 @@ from terrasieve.curate.scan import scan
 from terrasieve.curate.slicing import SliceSettings, choose, cut
 from terrasieve.curate.step import Result, Work
 from terrasieve.curate.store import HashSettings, hash_images, open_store
+from terrasieve.imagery import geo
 from terrasieve.imagery.raster import read
 
 
@@ -195,3 +196,20 @@ def test_a_scene_of_ten_billion_pixels_is_never_read_whole(tmp_path: Path) -> No
     assert len(store) == 200 and not any(store.column("reason"))
     row = store.rows(step.numbers(pa.chunked_array([[last["id"]]])))
     assert (store.thumbs(row) == 7).all()
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32601", "EPSG:3031", "EPSG:4326", "EPSG:3857", 'LOCAL_CS["x"]'])
+def test_places_of_many_windows_are_those_of_each(crs: str) -> None:
+    origin = {"EPSG:4326": (179.0, 89.9, 0.01), "EPSG:3857": (-2.0e7, 8.0e6, 300.0)}.get(crs, (-4e5, 4e5, 800.0))
+    transform = (origin[2], 0.1 * origin[2], origin[0], 0.05 * origin[2], -origin[2], origin[1])
+    windows = choose("0" * 16, (1000, 1000), SliceSettings(over_px=None, size_px=130, how="grid"), 0)
+    outlines, centres = geo.window_places(transform, crs, windows)
+    a, b, c, d, e, f = transform
+    for window, outline, middle in zip(windows.tolist(), outlines, centres.tolist(), strict=True):
+        x, y, width, height = window
+        own = (a, b, a * x + b * y + c, d, e, d * x + e * y + f)
+        expected = geo.footprint(own, crs, width, height)
+        assert (outline is None) == (expected is None)
+        if expected is not None:
+            assert shapely.equals_exact(outline.normalize(), expected.normalize(), 1e-9)
+        assert np.array(middle) == pytest.approx(geo.centre(own, crs, width, height) or (np.nan, np.nan), nan_ok=True)
