@@ -95,7 +95,7 @@ _Look = tuple[int, bytes, Grey, str | None]
 def _images(part: Part) -> tuple[list[str], list[str], list[list[int] | None], list[list[str]]]:
     with pq.ParquetFile(part.source) as file:
         table = file.read_row_group(part.group, columns=["id", "uri", "window", "bands"]).take(pa.array(part.rows))
-    return tuple(table[name].to_pylist() for name in ("id", "uri", "window", "bands"))  # type: ignore[return-value]
+    return tuple(table[name].to_pylist() for name in ("id", "uri", "window", "bands"))
 
 
 def _look(uri: str, window: Sequence[int] | None, bands: Sequence[str] | None) -> _Look:
