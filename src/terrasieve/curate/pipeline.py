@@ -26,7 +26,7 @@ from terrasieve.curate.engine import engine_of
 from terrasieve.curate.recipe import CurateRecipe
 from terrasieve.curate.shards import export_shards
 from terrasieve.curate.step import Result, Work
-from terrasieve.curate.steps import STEPS
+from terrasieve.curate.steps import STEPS, Step
 from terrasieve.errors import UserError
 from terrasieve.files import held, written_aside
 from terrasieve.section import Section
@@ -72,12 +72,8 @@ def curate(settings: CurateRecipe, folder: Path, progress: Progress | None = Non
         run = Run(settings, folder, progress or Progress())
         source = run.scan()
         for name, step in STEPS.items():
-            own = getattr(settings, step.key)
-            if own is not None:
-                target = run.folder / "steps" / f"{name}.parquet"
-                step_run, extra = _bound(step.run, source, target), _decisions(run.work) if name == "verify" else ""
-                run.do(name, step.version, _adapted(name, own, settings), target, step_run, extra)
-                source = target
+            if getattr(settings, step.key) is not None:
+                source = run.step(name, step, source)
         publish(source, folder / "manifest.parquet")
         if settings.shards is not None:
             shards = folder / "shards"
@@ -106,13 +102,14 @@ def _decisions(work: Work) -> str:
     return hashlib.blake2b(work.decisions.read_bytes()).hexdigest() if work.decisions.exists() else ""
 
 
-def _bound(step: Callable[..., Result], source: Path, target: Path) -> Callable[[Any, Work], Result]:
-    return lambda settings, work: step(source, target, settings, work)
-
-
-def _adapted(name: str, own: Section, settings: CurateRecipe) -> Section:
-    """Scenes that will be cut are not too large."""
-    return own.model_copy(update={"max_px": None}) if name == "exclude" and settings.slice is not None else own
+def _adapted(name: str, settings: CurateRecipe) -> Section:
+    """Return a step's settings: scenes that will be cut are not too large, and the order of sources is priority."""
+    own: Section = getattr(settings, STEPS[name].key)
+    if name == "exclude" and settings.slice is not None:
+        return own.model_copy(update={"max_px": None})
+    if "sources" in type(own).model_fields and not own.model_dump()["sources"]:
+        return own.model_copy(update={"sources": tuple(source.name for source in settings.sources)})
+    return own
 
 
 @dataclass
@@ -139,6 +136,7 @@ class Run:
             self.progress.counts,
         )
         self.before = {entry["step"]: entry for entry in read_steps(self.folder)}
+        self.anew = False
         (self.folder / "steps").mkdir(exist_ok=True)
 
     def scan(self) -> Path:
@@ -163,8 +161,29 @@ class Run:
             spool.unlink(missing_ok=True)
         return target
 
+    def step(self, name: str, step: Step, source: Path) -> Path:
+        """Do one of ``STEPS``, unless it is done, and return the manifest that it wrote."""
+        target = self.folder / "steps" / f"{name}.parquet"
+        self.do(
+            name,
+            step.version,
+            _adapted(name, self.settings),
+            target,
+            lambda own, work: step.run(source, target, own, work),
+            _decisions(self.work) if name == "verify" else "",
+            step.also,
+        )
+        return target
+
     def do(
-        self, name: str, version: int, own: Section, target: Path, run: Callable[[Any, Work], Result], extra: str = ""
+        self,
+        name: str,
+        version: int,
+        own: Section,
+        target: Path,
+        run: Callable[[Any, Work], Result],
+        extra: str = "",
+        also: tuple[str, ...] = (),
     ) -> None:
         """Do a step, unless it is done.
 
@@ -175,14 +194,17 @@ class Run:
             target: what it writes.
             run: does it.
             extra: what its result depends on besides settings and the step before.
+            also: what else it writes into the folder.
         """
         previous = self.entries[-1]["key"] if self.entries else ""
         content = [name, version, own.model_dump(mode="json"), self.settings.seed, previous, extra]
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
         entry = self.before.get(name)
-        if entry is not None and entry["key"] == key and target.exists():
+        there = target.exists() and all((self.folder / part).exists() for part in also)
+        if entry is not None and entry["key"] == key and there and not self.anew:
             self._note(entry, True)
             return
+        self.anew = True  # what follows may have read what is written again now
         self.progress.begins(name)
         self._log({"begins": name})
         start = time.monotonic()
