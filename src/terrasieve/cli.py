@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import bench, curate, redundancy, review, steps
+from terrasieve.commands import bench, curate, datasheet, redundancy, review, shard, steps, subset
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -192,6 +192,10 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (bench.bench, bench.EXAMPLES),
     (curate.curate, curate.EXAMPLES),
     *steps.commands(),
+    (review.review, review.EXAMPLES),
+    (shard.shard, shard.EXAMPLES),
+    (datasheet.datasheet, datasheet.EXAMPLES),
+    (subset.subset, subset.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:
     app.command(epilog=_examples)(_command)
