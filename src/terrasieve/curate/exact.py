@@ -18,7 +18,7 @@ from terrasieve.curate import hamming
 from terrasieve.curate.pairs import table, write_pairs
 from terrasieve.curate.pixels import MOST_PX, hash_pixels
 from terrasieve.curate.priority import Rows, ranked, read_rows
-from terrasieve.curate.step import ROW_GROUP, Result, Work, drop, rewrite
+from terrasieve.curate.step import ROW_GROUP, Change, Result, Work, drop, rewrite
 from terrasieve.curate.store import Store, names, open_store
 from terrasieve.section import Section
 
@@ -78,7 +78,7 @@ def exact(source: Path, target: Path, settings: ExactSettings, work: Work) -> Re
     return rewrite(source, target, dropping(rows.row[dropped], reasons), work.tick)
 
 
-def dropping(rows: np.ndarray, reasons: list[str]):  # type: ignore[no-untyped-def]
+def dropping(rows: np.ndarray, reasons: list[str]) -> Change:
     """Return a change, for ``rewrite``, that drops (k,) rows of a manifest."""
     order = np.argsort(rows)
     rows = rows[order]
