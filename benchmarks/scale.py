@@ -1,7 +1,7 @@
 """Curate 13 million synthetic rows on one machine: time and peak memory of each step, each in a process of its own.
 
 Run: python benchmarks/scale.py DIR [--rows 13000000]. Writes DIR/scan.parquet, a manifest of images that are not there,
-and DIR/hashes, a store as `terrasieve hash` would leave it (its thumbnails are zeros, compressed away, so verification is
+and DIR/hashes, a store as `terrasieve hash` would leave it (thumbnails are zeros, compressed away, so verification is
 not measured here but in deduplication.py): 5 % of the images are near copies of others, 5 % near-uniform, 1 % equal.
 Then exclude, exact (by bytes), sparse and near run over it as `terrasieve curate` runs them.
 """
