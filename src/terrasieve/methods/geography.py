@@ -154,7 +154,8 @@ def georank(
 def _unit(ranks_BN: Tensor, counted_BN: Tensor) -> Tensor:
     """Scale rows to unit length over what is counted; the rest is 0."""
     counted: Tensor = torch.where(counted_BN, ranks_BN, 0)
-    return counted / counted.norm(dim=1, keepdim=True).clamp(min=1)
+    unit: Tensor = counted / counted.norm(dim=1, keepdim=True).clamp(min=1)
+    return unit
 
 
 def georank_correlation(
