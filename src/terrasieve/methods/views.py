@@ -121,7 +121,8 @@ def _cut(image_BCHW: Tensor, u: tuple[Tensor, ...], settings: ViewSettings, side
         dim=1,
     )
     size = [len(x), image_BCHW.shape[1], side_px, side_px]
-    return grid_sample(image_BCHW, affine_grid(theta_B23, size, align_corners=False), align_corners=False)
+    grid = affine_grid(theta_B23, size, align_corners=False)
+    return grid_sample(image_BCHW, grid, padding_mode="border", align_corners=False)
 
 
 def _blur(view_BCHW: Tensor, deviation_B: Tensor, reach_px: int) -> Tensor:
