@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import bench, curate, datasheet, redundancy, shard, steps, subset
+from terrasieve.commands import bench, curate, datasheet, redundancy, review, shard, steps, subset
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -188,6 +188,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (training.predict, "Example: terrasieve predict runs/my_run scenes.parquet -o maps/"),
     (sweep, "Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2"),
     (redundancy.redundancy, redundancy.EXAMPLES),
+    (review.review, review.EXAMPLES),
     (bench.bench, bench.EXAMPLES),
     (curate.curate, curate.EXAMPLES),
     *steps.commands(),
