@@ -22,7 +22,7 @@ from terrasieve.curate.step import ROW_GROUP, Result, Work, drop, rewrite
 from terrasieve.curate.store import Store, names, open_store
 from terrasieve.section import Section
 
-_BITS = 4  # decoders differ by a grey level, which moves hardly a bit
+_BITS = 8  # decoders differ by a grey level, which moves bits where there is little to see
 _CONTRAST = 0.6  # grey levels of standard deviation, likewise
 
 

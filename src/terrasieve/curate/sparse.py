@@ -24,14 +24,13 @@ class SparseSettings(Section):
     """What low information is, and how much of it stays.
 
     Attributes:
-        min_std: grey levels (of 256); a thumbnail of a smaller standard deviation is of low information.
-        min_entropy_bits: of the thumbnail's 64 grey bins, 0 to 6; likewise.
+        min_std: grey levels (of 256); a thumbnail of a smaller standard deviation is of low information. A ship on
+            open water, whatever its entropy, is above 5.
         share: of the images of low information that stay, 0 to 1.
         most: of them that stay from each source; null = no limit.
     """
 
-    min_std: float = Field(default=4.0, ge=0)
-    min_entropy_bits: float = Field(default=1.5, ge=0, le=6)
+    min_std: float = Field(default=3.0, ge=0)
     share: float = Field(default=0.25, ge=0, le=1)
     most: int | None = Field(default=None, ge=0)
 
@@ -41,25 +40,21 @@ def sparse(source: Path, target: Path, settings: SparseSettings, work: Work) -> 
 
     Which ones stay is drawn from the seed and their ids alone: in any order and company the same.
 
-    Reason: ``low_information: standard deviation 2.1 of 255, entropy 0.9 bits``.
+    Reason: ``low_information: standard deviation 2.1 of 255``.
     """
     store = open_store(work.hashes)
-    std, entropy = store.column("std"), store.column("entropy")
+    std = store.column("std")
 
     def low(table: pa.Table) -> np.ndarray:
         at = store.rows(numbers(table["id"]))
         known = table["keep"].to_numpy(zero_copy_only=False) & (at >= 0)
         if not len(store):
             return known
-        return known & ((std[at] < settings.min_std) | (entropy[at] < settings.min_entropy_bits))
+        return known & (std[at] < settings.min_std)
 
     rows = read_rows(source, low)
     gone = _beyond(rows, settings, work.seed)
-    at = store.rows(rows.id[gone])
-    reasons = [
-        f"low_information: standard deviation {s:.1f} of 255, entropy {e:.1f} bits"
-        for s, e in zip(std[at], entropy[at], strict=True)
-    ]
+    reasons = [f"low_information: standard deviation {value:.1f} of 255" for value in std[store.rows(rows.id[gone])]]
     drop_them = dropping(rows.row[gone], reasons)
 
     def change(table: pa.Table, first: int) -> pa.Table:
