@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import redundancy
+from terrasieve.commands import overlaps, redundancy
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -174,6 +174,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 
 
 app.command(epilog=redundancy.EXAMPLES)(redundancy.redundancy)
+app.command(epilog=overlaps.EXAMPLES)(overlaps.overlaps)
 
 
 @app.command(
