@@ -48,7 +48,7 @@ class Rows:
         for path in self.paths:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(size, columns=list(columns)):
-                    yield first, pa.Table.from_batches([batch]).select(list(columns))
+                    yield first, manifest.resolved(pa.Table.from_batches([batch]), path).select(list(columns))
                     first += len(batch)
 
     def take(self, numbers: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
@@ -61,7 +61,8 @@ class Rows:
                     count = file.metadata.row_group(group).num_rows
                     here = wanted[slice(*np.searchsorted(wanted, [first, first + count]))] - first
                     if len(here):
-                        found.append(file.read_row_group(group, columns=list(columns)).take(pa.array(here)))
+                        group_table = file.read_row_group(group, columns=list(columns)).take(pa.array(here))
+                        found.append(manifest.resolved(group_table, path).replace_schema_metadata())
                     first += count
         if not found:
             return manifest.SCHEMA.empty_table().select(list(columns))
