@@ -13,6 +13,7 @@ ORDER = [
         "errors",
         "section",
         "files",
+        "remote",
         "settings_file",
         "keyed",
         "batch",

@@ -21,7 +21,7 @@ SIDE_PX = 25  # of the surroundings whose mean and contrast are taken out
 FLOOR = 3.0  # grey levels of 255: contrast below it is noise and is not raised to that of the rest
 _PEAK_PX = 3  # other offsets begin beyond this distance from the best
 _LEAST = 0.5  # correlation below which a pair is not worth a transform: its score would be below 0.25
-# What speaks for a pair, as measured on UC Merced (docs/overlap.md): of a true pair's points 14 % recur or more, of what
+# What speaks for a pair, measured on UC Merced (docs/overlap.md): of a true pair's points 14 % recur or more, of what
 # merely repeats 4 % or less; and what merely repeats correlates by at most 0.84.
 _RECURRING = 0.1
 _CORRELATED = (0.85, 0.9)
