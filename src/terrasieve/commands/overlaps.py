@@ -26,7 +26,7 @@ def overlaps(
 ) -> None:
     """Find pairs of images that show the same ground, by coordinates or by content, with offset and shared fraction.
 
-    In the table a[y + dy_px, x + dx_px] = b[y, x]. An interrupted search goes on from where it was.
+    The pixel (x, y) of b is the pixel (x + dx_px, y + dy_px) of a. An interrupted search goes on from where it was.
     """
     import shutil
 
