@@ -17,7 +17,7 @@ import simplejpeg
 from terrasieve import manifest
 from terrasieve.curate import footprints
 from terrasieve.curate.engine import Local
-from terrasieve.curate.overlap import Notes, OverlapSettings, find_overlaps
+from terrasieve.curate.overlap import Notes, OverlapSettings, find_overlaps, overlapping
 from terrasieve.curate.rows import Rows
 from terrasieve.curate.scan import scan
 from terrasieve.curate.step import Work
@@ -49,8 +49,16 @@ def placed(
 
 
 def found(path: Path, tmp_path: Path, others: Sequence[Path] = (), **settings: Any) -> list[dict[str, Any]]:
-    table = find_overlaps(path, OverlapSettings(**settings), Work(tmp_path / "work", Local(1)), others=others)
-    return list(table.to_pylist())
+    work = Work(tmp_path / "work", Local(1))
+    if not others:
+        return list(find_overlaps(path, OverlapSettings(**settings), work).to_pylist())
+    rows = Rows([path, *others])
+    pairs, _ = overlapping(rows, OverlapSettings(**settings), work)
+    names = [rows.take(column, ["uri"])["uri"].to_pylist() for column in (pairs.a, pairs.b)]
+    return [
+        {"uri_a": a, "uri_b": b, "dx_px": dx, "dy_px": dy}
+        for a, b, dx, dy in zip(*names, pairs.dx, pairs.dy, strict=True)
+    ]
 
 
 def test_offsets_of_equal_grids_are_those_of_counted_pixels(tmp_path: Path) -> None:
@@ -193,7 +201,8 @@ def test_between_manifests_only_pairs_across_them_count(
     manifest.write(table.filter(pa.compute.or_(low, is_a)), left)  # whole pairs below 7, the a of the others
     manifest.write(table.filter(pa.compute.and_(pa.compute.invert(low), pa.compute.invert(is_a))), right)
     alone, across = found(path, tmp_path), found(left, tmp_path, [right])
-    expected = [pair for pair in alone if int(Path(pair["uri_a"]).name[:2]) >= 7]
+    columns = ("uri_a", "uri_b", "dx_px", "dy_px")
+    expected = [{name: pair[name] for name in columns} for pair in alone if int(Path(pair["uri_a"]).name[:2]) >= 7]
     assert across == expected and expected
 
 

@@ -39,9 +39,7 @@ def overlaps(
     given = {"least_shared": least_shared, "least_score": least_score, "match": match, "share": share}
     settings = settings_file.validate(given, "of the command line", OverlapSettings)
     folder, notes = output.with_name(f".{output.name}.work"), Notes()
-    with counting("points", "images") as tick, counting("pairs", "pairs") as registering:
-        work = Work(folder, Local(workers), tick=tick)
-        table = find_overlaps(manifest, settings, work, registering=registering, notes=notes)
+    table = find_overlaps(manifest, settings, Work(folder, Local(workers)), bar=counting, notes=notes)
     write_overlaps(table, output)
     shutil.rmtree(folder, ignore_errors=True)
     found = {kind: table["by"].to_pylist().count(kind) for kind in ("footprint", "matching")}

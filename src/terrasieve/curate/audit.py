@@ -8,11 +8,9 @@ sees; the strongest of these is its kind. Behind the command ``audit`` and its p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,35 +19,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from terrasieve.curate import across
+from terrasieve.curate.footprints import Overlaps
 from terrasieve.curate.hashing import ORIENTATIONS
-from terrasieve.curate.overlap import Notes, OverlapSettings, find_overlaps
+from terrasieve.curate.leaks import KINDS, Kind, Pairs, leak_table, strongest
+from terrasieve.curate.overlap import Bar, Notes, OverlapSettings, overlapping
 from terrasieve.curate.rows import Rows
-from terrasieve.curate.step import Result, Tick, Work, drop, rewrite
+from terrasieve.curate.step import Work
 from terrasieve.curate.store import HashSettings, Store, hash_images, open_store
 from terrasieve.section import Section
-
-Kind = Literal["exact", "pixels", "near", "rotated", "overlap"]
-KINDS: tuple[Kind, ...] = get_args(Kind)  # from the strongest on
-WORDS = {
-    "exact": "the same bytes",
-    "pixels": "the same pixels",
-    "near": "a near copy",
-    "rotated": "a near copy, turned or mirrored",
-    "overlap": "shared ground",
-}
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("set", "kind", "split", "uri_a", "uri_b", "id_a", "id_b")),
-        ("window_a", pa.list_(pa.int32(), 4)),
-        ("window_b", pa.list_(pa.int32(), 4)),
-        ("hash_bits", pa.uint8()),  # between the pHashes of both images as they are
-        ("orientation", pa.uint8()),
-        *((name, pa.float32()) for name in ("correlation", "shared_fraction", "score")),
-        *((name, pa.int32()) for name in ("dx_px", "dy_px")),
-        ("row", pa.int64()),  # of the pretraining manifest
-    ]
-)
-Bar = Callable[[str, str], AbstractContextManager[Tick]]
 
 
 class AuditSettings(Section):
@@ -89,6 +66,21 @@ class Audit:
     sets: dict[str, int]
     notes: list[str] = field(default_factory=list)
 
+    def lines(self) -> list[str]:
+        """Return what was found, a sentence per set, and what was not compared."""
+        text = []
+        for name, images in self.sets.items():
+            leaks = self.leaks.filter(pc.equal(self.leaks["set"], name))
+            pairs = Counter(leaks["kind"].to_pylist())
+            leaking, rows = (len(pc.unique(leaks[column])) for column in ("id_b", "row"))
+            kinds = ", ".join(f"{pairs[kind]:,} {kind}" for kind in KINDS if pairs[kind])
+            share = f"{100 * leaking / max(images, 1):.1f} %"
+            text.append(
+                f"{name}: {leaking:,} of {images:,} images leak ({share}) from {rows:,} of {self.pretrain:,} "
+                f"pretraining images; pairs: {kinds or 'none'}"
+            )
+        return text + self.notes
+
 
 def audit(
     pretrain: Path, evaluations: dict[str, Path], settings: AuditSettings, work: Work, bar: Bar | None = None
@@ -107,7 +99,7 @@ def audit(
     """
     bar = bar or (lambda what, unit: nullcontext(work.tick))
     rows, notes = Rows([pretrain, *evaluations.values()]), Notes()
-    found: list[_Pairs] = []
+    found: list[Pairs] = []
     said = []
     numbers, at, store = _hashed(rows, settings.hash, work, bar)
     missing = int(rows.kept.sum()) - len(numbers)
@@ -120,40 +112,13 @@ def audit(
     if {"near", "rotated"} & set(settings.kinds):
         found.append(_near(numbers, at, sides, store, settings, said))
     if "overlap" in settings.kinds:
-        with bar("points", "images") as tick, bar("overlaps", "pairs") as registering:
-            overlaps = find_overlaps(
-                pretrain,
-                settings.overlap,
-                replace(work, tick=tick),
-                others=list(evaluations.values()),
-                registering=registering,
-                notes=notes,
-                numbers=True,
-            )
-        found.append(_overlapping(overlaps))
-    pairs = _strongest(found, settings.kinds)
-    leaks = _table(rows, pairs, list(evaluations), _bits(rows, pairs, numbers, at, store))
+        pairs, _ = overlapping(rows, settings.overlap, work, bar=bar, notes=notes)
+        found.append(_sharing(pairs))
+    once = strongest(found, settings.kinds)
+    leaks = leak_table(rows, once, list(evaluations), _bits(rows, once, numbers, at, store))
     kept = Counter(rows.sides[rows.kept].tolist())
     sets = {name: kept[side] for side, name in enumerate(evaluations, 1)}
     return Audit(leaks, kept[0], sets, said + notes.lines())
-
-
-@dataclass
-class _Pairs:
-    """Pairs of rows with what is known of them; NaN or -1 = nothing."""
-
-    kind: NDArray[np.int64]
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
-    orientation: NDArray[np.float64]
-    correlation: NDArray[np.float64]
-    fraction: NDArray[np.float64]
-    score: NDArray[np.float64]
-    dx: NDArray[np.float64]
-    dy: NDArray[np.float64]
-
-    def columns(self) -> list[NDArray[np.generic]]:
-        return [getattr(self, name) for name in self.__dataclass_fields__]
 
 
 def _hashed(
@@ -175,11 +140,11 @@ def _hashed(
     return numbers, at[numbers], store
 
 
-def _plain(kind: str, pairs: NDArray[np.int64]) -> _Pairs:
+def _plain(kind: str, pairs: NDArray[np.int64]) -> Pairs:
     n = len(pairs)
     whole, none = np.ones(n), np.full(n, np.nan)
-    kinds = np.full(n, KINDS.index(kind))  # type: ignore[arg-type]
-    return _Pairs(kinds, pairs[:, 0], pairs[:, 1], np.zeros(n), whole, whole, none, none, none)
+    kinds = np.full(n, KINDS.index(kind))
+    return Pairs(kinds, pairs[:, 0], pairs[:, 1], np.zeros(n), whole, whole, none, none, none)
 
 
 def _near(
@@ -189,7 +154,7 @@ def _near(
     store: Store,
     settings: AuditSettings,
     said: list[str],
-) -> _Pairs:
+) -> Pairs:
     rich = store.column("std")[at] >= settings.least_contrast
     if not rich.all():
         said.append(f"not compared by perceptual hash, since they look like any other: {int((~rich).sum()):,} images")
@@ -206,7 +171,7 @@ def _near(
     kinds = np.where(turned > 0, KINDS.index("rotated"), KINDS.index("near"))
     n = len(turned)
     none = np.full(n, np.nan)
-    return _Pairs(kinds, copies.a[good], copies.b[good], turned, correlation[good], np.ones(n), none, none, none)
+    return Pairs(kinds, copies.a[good], copies.b[good], turned, correlation[good], np.ones(n), none, none, none)
 
 
 def _correlations(
@@ -224,33 +189,15 @@ def _correlations(
     return np.asarray((a * b).sum(axis=1) / np.maximum(energy, 1e-6), np.float32)
 
 
-def _overlapping(overlaps: pa.Table) -> _Pairs:
-    a, b = overlaps["row_a"].to_numpy(), overlaps["row_b"].to_numpy()
-    n = len(a)
+def _sharing(pairs: Overlaps) -> Pairs:
+    n = len(pairs.a)
     none = np.full(n, np.nan)
-    fraction, score = (overlaps[name].to_numpy().astype(np.float64) for name in ("shared_fraction", "score"))
-    dx, dy = (overlaps[name].cast(pa.float64()).to_numpy() for name in ("dx_px", "dy_px"))
-    return _Pairs(np.full(n, KINDS.index("overlap")), a, b, none, none, fraction, score, dx, dy)
-
-
-def _strongest(found: list[_Pairs], kinds: Sequence[str]) -> _Pairs:
-    """Leave each pair once, as its strongest kind, with the offset if shared ground was found as well."""
-    columns = [np.concatenate(column) for column in zip(*(each.columns() for each in found), strict=True)]
-    wanted = np.isin(columns[0], [KINDS.index(kind) for kind in KINDS if kind in kinds])
-    columns = [column[wanted] for column in columns]
-    order = np.lexsort([columns[0], columns[2], columns[1]])
-    kind, a, b, *rest = (column[order] for column in columns)
-    starts = np.flatnonzero(np.r_[True, (a[1:] != a[:-1]) | (b[1:] != b[:-1])][: len(a)])
-    ends = np.r_[starts[1:], len(a)] - 1  # shared ground comes last
-    is_ground = kind[ends] == KINDS.index("overlap")
-    merged = [column[starts] for column in rest]
-    for place in (3, 4, 5):  # score, dx, dy
-        merged[place] = np.where(is_ground, rest[place][ends], merged[place])
-    return _Pairs(kind[starts], a[starts], b[starts], *merged)
+    kind = np.full(n, KINDS.index("overlap"))
+    return Pairs(kind, pairs.a, pairs.b, none, none, pairs.fraction, pairs.score, pairs.dx, pairs.dy)
 
 
 def _bits(
-    rows: Rows, pairs: _Pairs, numbers: NDArray[np.int64], at: NDArray[np.int64], store: Store
+    rows: Rows, pairs: Pairs, numbers: NDArray[np.int64], at: NDArray[np.int64], store: Store
 ) -> NDArray[np.float64]:
     """Return the bits between the pHashes of both images as they are, NaN where one is not hashed."""
     where = np.full(len(rows), -1, np.int64)
@@ -259,54 +206,3 @@ def _bits(
     phash = np.asarray(store.column("phash"))[:, 0] if len(one) else np.zeros(1, np.uint64)
     bits = np.bitwise_count(phash[one] ^ phash[two]).astype(np.float64)
     return np.where((one < 0) | (two < 0), np.nan, bits)
-
-
-def _table(rows: Rows, pairs: _Pairs, names: list[str], bits: NDArray[np.float64]) -> pa.Table:
-    a, b = (rows.take(numbers, ["uri", "id", "window", "split"]) for numbers in (pairs.a, pairs.b))
-    values = {
-        "set": np.array(["", *names], object)[rows.sides[pairs.b]],
-        "kind": np.array(KINDS, object)[pairs.kind],
-        "split": b["split"],
-        **{f"{column}_{side}": table[column] for column in ("uri", "id", "window") for side, table in (("a", a), ("b", b))},
-        "hash_bits": bits,
-        "orientation": pairs.orientation,
-        "correlation": pairs.correlation,
-        "shared_fraction": pairs.fraction,
-        "score": pairs.score,
-        "dx_px": pairs.dx,
-        "dy_px": pairs.dy,
-        "row": pairs.a,
-    }
-    columns = []
-    for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
-        value = values[name]
-        array = pa.array(value, from_pandas=True) if isinstance(value, np.ndarray) else value
-        columns.append(array.cast(kind))
-    table = pa.table(columns, SCHEMA)
-    side = pa.array(rows.sides[pairs.b])
-    return table.take(pc.sort_indices(pa.table({"side": side, "kind": pairs.kind, "row": pairs.a}),
-                                      sort_keys=[("side", "ascending"), ("kind", "ascending"), ("row", "ascending")]))
-
-
-def removals(leaks: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the rows of the pretraining manifest that leak, in order, and each one's reason."""
-    reasons: dict[int, str] = {}
-    more: Counter[int] = Counter()
-    for row, name, kind, uri in zip(*(leaks[name].to_pylist() for name in ("row", "set", "kind", "uri_b")), strict=True):
-        more[row] += 1
-        reasons.setdefault(row, f"leak: of {name}, {WORDS[kind]}, {uri.rsplit('/', 1)[-1]}")
-    ordered = sorted(reasons)
-    return np.array(ordered, np.int64), [
-        reasons[row] + (f" and {more[row] - 1} more" if more[row] > 1 else "") for row in ordered
-    ]
-
-
-def apply(leaks: pa.Table, source: Path, target: Path, tick: Tick | None = None) -> Result:
-    """Write the pretraining manifest with the rows that leak dropped, each with its reason."""
-    numbers, reasons = removals(leaks)
-
-    def change(table: pa.Table, first: int) -> pa.Table:
-        start, stop = np.searchsorted(numbers, [first, first + len(table)])
-        return drop(table, numbers[start:stop] - first, reasons[start:stop])
-
-    return rewrite(source, target, change) if tick is None else rewrite(source, target, change, tick)

@@ -8,8 +8,9 @@ of 32 px leaves them 12 % of the pairs. Used by the command ``overlaps`` and by 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field
 
 from terrasieve.curate import footprints
@@ -35,6 +37,8 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("id_a", "id_b", "by")),
     ]
 )
+
+Bar = Callable[[str, str], AbstractContextManager[Tick]]  # (what is counted, its unit) -> the bar's context
 
 
 class OverlapSettings(Section):
@@ -71,22 +75,15 @@ class Notes:
 
 
 def find_overlaps(
-    manifest: Path,
-    settings: OverlapSettings,
-    work: Work,
-    *,
-    others: Sequence[Path] = (),
-    registering: Tick | None = None,
-    notes: Notes | None = None,
+    manifest: Path, settings: OverlapSettings, work: Work, *, bar: Bar | None = None, notes: Notes | None = None
 ) -> pa.Table:
     """Find pairs of kept images that share ground.
 
     Args:
         manifest: of the images.
         settings: what counts as overlap.
-        work: ``tick`` is told of images read; their points are kept under ``folder``, where a rerun finds them.
-        others: manifests; with any, only pairs of the first manifest (a) with one of these (b) are looked for.
-        registering: told of pairs verified.
+        work: interest points are kept under ``folder``, where a rerun finds them.
+        bar: shows progress, as ``display.counting`` does; None = ``work.tick`` is told.
         notes: collects what could not be compared.
 
     Returns:
@@ -94,38 +91,42 @@ def find_overlaps(
         windows of one file; score 1; offsets null where the grids differ in pixel size or projection) or "matching".
 
     Raises:
-        UserError: a file is no manifest.
+        UserError: the file is no manifest.
     """
-    rows = Rows([manifest, *others])
-    between, notes = bool(others), notes or Notes()
+    rows = Rows([manifest])
+    pairs, placed = overlapping(rows, settings, work, bar=bar, notes=notes)
+    names = [rows.take(column, ["uri", "id"]) for column in (pairs.a, pairs.b)]
+    offsets = [pa.array(column, from_pandas=True).cast(pa.int32()) for column in (pairs.dx, pairs.dy)]
+    columns = [names[0]["uri"], names[1]["uri"], *offsets, pa.array(pairs.fraction), pa.array(pairs.score)]
+    columns += [names[0]["id"], names[1]["id"], pa.array(np.where(placed, "footprint", "matching").astype(object))]
+    return pa.table([column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
+
+
+def overlapping(
+    rows: Rows, settings: OverlapSettings, work: Work, *, bar: Bar | None = None, notes: Notes | None = None
+) -> tuple[Overlaps, NDArray[np.bool_]]:
+    """Find pairs of rows that share ground, in order, and whether coordinates say so (see :func:`find_overlaps`).
+
+    Of the rows of several manifests only pairs of the first one (a) with another (b) are looked for.
+    """
+    bar, notes = bar or (lambda what, unit: nullcontext(work.tick)), notes or Notes()
+    between, least = len(rows.paths) > 1, settings.least_shared
     where = footprints.places(rows)
-    least = settings.least_shared
     found = [footprints.by_window(rows, where, least, between), footprints.by_footprint(rows, where, least, between)]
-    placed = sum(len(each.a) for each in found)
+    sure = sum(len(each.a) for each in found)
     decided = where.placed if settings.match == "unplaced" else np.zeros(len(rows), bool)
     if settings.match != "none" and not decided[rows.kept].all():
-        matcher = Matcher(rows, settings, work, notes)
-        found.append(matcher.verify(matcher.propose(where, decided, between), registering or work.tick))
-    return _table(rows, together(found), placed)
-
-
-def _table(rows: Rows, pairs: Overlaps, placed: int) -> pa.Table:
-    """Name pairs of which the first ``placed`` were found by coordinates; of a pair found twice these remain."""
-    by = np.where(np.arange(len(pairs.a)) < placed, "footprint", "matching")
-    order = np.lexsort([by, pairs.b, pairs.a])
+        with bar("points", "images") as tick:
+            matcher = Matcher(rows, settings, replace(work, tick=tick), notes)
+            proposed = matcher.propose(where, decided, between)
+        with bar("pairs", "pairs") as tick:
+            found.append(matcher.verify(proposed, tick))
+    pairs = together(found)
+    placed = np.arange(len(pairs.a)) < sure
+    order = np.lexsort([~placed, pairs.b, pairs.a])  # of a pair found twice the coordinates' offset remains
     a, b = pairs.a[order], pairs.b[order]
     order = order[np.r_[True, (a[1:] != a[:-1]) | (b[1:] != b[:-1])][: len(order)]]
-    names = [rows.take(column[order], ["uri", "id"]) for column in (pairs.a, pairs.b)]
-    offsets = [pa.array(column[order], from_pandas=True).cast(pa.int32()) for column in (pairs.dx, pairs.dy)]
-    columns = [
-        names[0]["uri"],
-        names[1]["uri"],
-        *offsets,
-        pa.array(pairs.fraction[order]),
-        pa.array(pairs.score[order]),
-    ]
-    columns += [names[0]["id"], names[1]["id"], pa.array(by[order])]
-    return pa.table([column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
+    return Overlaps(*(column[order] for column in pairs)), placed[order]
 
 
 def write_overlaps(table: pa.Table, path: Path) -> None:
