@@ -32,7 +32,7 @@ def audit(
     examples: Annotated[int, typer.Option(help="Pairs shown of each kind.")] = 8,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
 ) -> None:
-    """Find evaluation images in a pretraining set: copies, near copies, turned ones, shared ground; say what to drop."""
+    """Find evaluation images in a pretraining set, copied, turned or of the same ground, and say what to drop."""
     from terrasieve import settings_file
     from terrasieve.curate import audit as audits
     from terrasieve.curate import leaks

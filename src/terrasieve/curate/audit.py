@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +25,16 @@ from terrasieve.curate.hashing import ORIENTATIONS
 from terrasieve.curate.leaks import KINDS, Kind, Pairs, leak_table, strongest
 from terrasieve.curate.overlap import Bar, Notes, OverlapSettings, overlapping
 from terrasieve.curate.rows import Rows
-from terrasieve.curate.step import Work
+from terrasieve.curate.step import Tick, Work
 from terrasieve.curate.store import HashSettings, Store, hash_images, open_store
+from terrasieve.curate.store import numbers as numbers_of
+from terrasieve.imagery.raster import read
+from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.section import Section
+
+_SAME = 0.99  # correlation of thumbnails of the same pixels, whatever decoder made them
+_FEW = 1024
+_PICTURE = ("uri", "window", "width", "height", "dtype")
 
 
 class AuditSettings(Section):
@@ -45,7 +53,7 @@ class AuditSettings(Section):
     kinds: tuple[Kind, ...] = KINDS
     distance: int = Field(8, ge=0, le=10)
     least_correlation: float = Field(0.95, ge=0, le=1)
-    least_contrast: float = Field(4.0, ge=0)
+    least_contrast: float = Field(1.0, ge=0)
     overlap: OverlapSettings = OverlapSettings()
     hash: HashSettings = HashSettings()
 
@@ -106,11 +114,12 @@ def audit(
     if missing:
         said.append(f"not hashed, so only compared by ground: {missing:,} images that could not be read")
     sides = rows.sides[numbers]
-    for kind, column in (("exact", "bytes_hash"), ("pixels", "pixel_hash")):
-        if kind in settings.kinds:
-            found.append(_plain(kind, across.equal(store.column(column)[at], numbers, sides)))
-    if {"near", "rotated"} & set(settings.kinds):
-        found.append(_near(numbers, at, sides, store, settings, said))
+    if "exact" in settings.kinds:
+        found.append(_equal(across.equal(_names(store, at), numbers, sides)))
+    if {"pixels", "near", "rotated"} & set(settings.kinds):
+        copies = _near(numbers, at, sides, store, settings, said)
+        with bar("pixels", "pairs") as tick:
+            found.append(_same_pixels(rows, copies, tick))
     if "overlap" in settings.kinds:
         pairs, _ = overlapping(rows, settings.overlap, work, bar=bar, notes=notes)
         found.append(_sharing(pairs))
@@ -131,20 +140,48 @@ def _hashed(
     store = open_store(work.hashes)
     at = np.full(len(rows), -1, np.int64)
     for first, table in rows.blocks(["id"], 65_536):
-        ids = np.fromiter((int(each, 16) for each in table["id"].to_pylist()), np.uint64, len(table))
-        at[first : first + len(table)] = store.rows(ids)
-    readable = pc.equal(pa.array(store.column("reason")), "").to_numpy(zero_copy_only=False)
+        at[first : first + len(table)] = store.rows(numbers_of(table["id"]))
+    readable = np.array([not reason for reason in store.column("reason")], bool)
     good = rows.kept & (at >= 0)
     good[good] = readable[at[good]]
     numbers = np.flatnonzero(good)
     return numbers, at[numbers], store
 
 
-def _plain(kind: str, pairs: NDArray[np.int64]) -> Pairs:
+def _names(store: Store, at: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return (n, 2) what an image's bytes are known by: their hash; of a window, file and place, which its id tells."""
+    keys = np.asarray(store.column("bytes_hash"))[at]
+    windows = ~keys.any(axis=1)
+    keys[windows, 0] = store.ids[at[windows]]
+    return keys
+
+
+def _equal(pairs: NDArray[np.int64]) -> Pairs:
     n = len(pairs)
     whole, none = np.ones(n), np.full(n, np.nan)
-    kinds = np.full(n, KINDS.index(kind))
-    return Pairs(kinds, pairs[:, 0], pairs[:, 1], np.zeros(n), whole, whole, none, none, none)
+    return Pairs(
+        np.full(n, KINDS.index("exact")), pairs[:, 0], pairs[:, 1], np.zeros(n), whole, whole, none, none, none
+    )
+
+
+def _same_pixels(rows: Rows, copies: Pairs, tick: Tick) -> Pairs:
+    """Look at the near copies that may hold the very same pixels, and say which do."""
+    likely = np.flatnonzero((copies.orientation == 0) & (copies.correlation > _SAME))
+    for start in range(0, len(likely), _FEW):
+        some = likely[start : start + _FEW]
+        tick(start, len(likely))
+        one, two = (rows.take(numbers[some], _PICTURE).to_pylist() for numbers in (copies.a, copies.b))
+        for pair, a, b in zip(some, one, two, strict=True):
+            if all(a[name] == b[name] for name in ("width", "height", "dtype")) and _same(a, b):
+                copies.kind[pair] = KINDS.index("pixels")
+    return copies
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    try:
+        return np.array_equal(read(a["uri"], a["window"]).array, read(b["uri"], b["window"]).array)
+    except UnreadableImage:
+        return False  # hashed a moment ago: a file that changes under the audit is no copy
 
 
 def _near(

@@ -15,6 +15,7 @@ from terrasieve.curate.step import drop
 from terrasieve.errors import UserError
 
 TRAIN = "train"
+_PLAIN = ("images", "image", "data")  # names of folders that name no data set
 
 
 class Sets(NamedTuple):
@@ -81,7 +82,8 @@ def _manifest(spec: str, folder: Path, csv: Path | None, bar: Bar) -> tuple[str,
         path = Path(rest)
         manifest.read(path, ["keep"])
         return name or path.stem, path
-    name = name or Path(where).resolve().name
+    place = Path(where).resolve()
+    name = name or (place.parent.name if place.name.lower() in _PLAIN else place.name)
     path = folder / f"{name}.parquet"
     with bar(f"index {name}", "files") as tick:
         result = scan(where, csv=csv, on_file=tick)

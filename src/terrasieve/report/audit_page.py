@@ -26,6 +26,7 @@ TITLES = {
     "rotated": "Turned or mirrored copies",
     "overlap": "Shared ground",
 }
+SHORT = {"exact": "bytes", "pixels": "pixels", "near": "near", "rotated": "turned", "overlap": "ground"}
 READING = {
     "exact": "The file itself, perhaps under another name.",
     "pixels": "The same pixels in another file format, or with other metadata.",
@@ -60,7 +61,7 @@ def write_audit_report(folder: Path, name: str, audit: Audit, settings: AuditSet
         folder / "report.html",
         name=name,
         facts=_facts(audit),
-        kinds=[(kind, TITLES[kind]) for kind in KINDS if kind in settings.kinds],
+        kinds=[(kind, SHORT[kind], TITLES[kind]) for kind in KINDS if kind in settings.kinds],
         sets=[_set_row(of, images, leaks.filter(pc.equal(leaks["set"], of))) for of, images in audit.sets.items()],
         alone=_hash_alone(leaks, settings.distance),
         galleries=[
@@ -136,7 +137,7 @@ def _example(row: dict[str, Any]) -> Example:
         {"uri": row[f"uri_{side}"], "window": row[f"window_{side}"], "bands": row[f"bands_{side}"]} for side in "ab"
     )
     picture = pair_picture(a, b, row["orientation"], row["dx_px"], row["dy_px"], tile_px=TILE_PX)
-    parts = [f"leaks from {row['set']}" + (f", {row['split']}" if row["split"] else "")]
+    parts = [row["set"] if row["split"] in (None, row["set"]) else f"{row['set']}, {row['split']}"]
     if row["kind"] == "overlap":
         parts.append(f"shares {100 * row['shared_fraction']:.0f}\N{NO-BREAK SPACE}%")
         if row["dx_px"] is not None:
