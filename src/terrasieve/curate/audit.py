@@ -26,8 +26,8 @@ from terrasieve.curate.leaks import KINDS, Kind, Pairs, leak_table, strongest
 from terrasieve.curate.overlap import Bar, Notes, OverlapSettings, overlapping
 from terrasieve.curate.rows import Rows
 from terrasieve.curate.step import Tick, Work
+from terrasieve.curate.step import numbers as numbers_of
 from terrasieve.curate.store import HashSettings, Store, hash_images, open_store
-from terrasieve.curate.store import numbers as numbers_of
 from terrasieve.imagery.raster import read
 from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.section import Section

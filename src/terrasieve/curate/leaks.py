@@ -73,7 +73,7 @@ def strongest(found: list[Pairs], kinds: Sequence[str]) -> Pairs:
     order = np.lexsort([columns[0], columns[2], columns[1]])
     kind, a, b, *rest = (column[order] for column in columns)
     starts = np.flatnonzero(np.r_[True, (a[1:] != a[:-1]) | (b[1:] != b[:-1])][: len(a)])
-    ends = np.r_[starts[1:], len(a)] - 1  # shared ground comes last
+    ends = np.r_[starts[1:], len(a)][: len(starts)] - 1  # shared ground comes last
     is_ground = kind[ends] == KINDS.index("overlap")
     merged = [column[starts] for column in rest]
     for place in (3, 4, 5):  # score, dx, dy

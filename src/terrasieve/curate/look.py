@@ -130,9 +130,7 @@ def _write(part: Part, ids: list[str], found: list[_Look]) -> None:
         pa.array([view.valid_share for view in greys], pa.float32()),
         pa.array([view.std for view in greys], pa.float32()),
         pa.array(reasons, pa.string()),
-        pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(SIDE**2), len(ids), [None, pa.py_buffer(thumbs.tobytes())]
-        ),
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(SIDE**2), len(ids), [None, pa.py_buffer(thumbs.tobytes())]),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
     with (
