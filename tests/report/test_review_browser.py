@@ -319,6 +319,8 @@ def test_it_fits_the_screen(browser: Any, folder: Path, width: int, height: int,
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         page = opened(context, server.url)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        outside = "[...document.querySelectorAll('.view, button, select')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+        assert page.evaluate(f"{outside}.map(e => e.outerHTML)") == []
         if width > 1000:  # pictures and keys are seen without scrolling
             for part in ("#left .view", "#right .view", "#compare .view", "#keep-left", "#keep-right"):
                 box = page.locator(part).bounding_box()
