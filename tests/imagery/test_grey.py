@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -134,5 +135,5 @@ def test_means_of_an_image_whose_last_column_is_only_in_part_its_own() -> None:
     image = np.arange(32, dtype=np.uint8)[None].repeat(32, 0)
     found = means(image, 32, 31.25)
     edges = np.linspace(0, 31.25, 33)
-    exact = [np.mean(np.floor(np.linspace(a, b, 2001)[:-1])) for a, b in zip(edges, edges[1:], strict=False)]
+    exact = [np.mean(np.floor(np.linspace(a, b, 2001)[:-1])) for a, b in pairwise(edges)]
     np.testing.assert_allclose(found[0], exact, atol=1e-2)

@@ -1,7 +1,7 @@
 """Exact duplicates: files of the same bytes, and images of the same pixels in another file. The step "exact".
 
 Bytes were hashed with the image; pixels are decoded only of images that some other one may equal: of the same size,
-bands and type, a pHash within 4 bits and nearly the same contrast. Sorting and comparing neighbours finds equal hashes
+bands and type, a pHash within 8 bits and nearly the same contrast. Sorting and comparing neighbours finds equal hashes
 (``np.unique`` is 20 times slower there). Before the near-duplicates; source: CURATION.md, step 5.
 """
 
@@ -18,12 +18,12 @@ from terrasieve.curate import hamming
 from terrasieve.curate.pairs import table, write_pairs
 from terrasieve.curate.pixels import MOST_PX, hash_pixels
 from terrasieve.curate.priority import Rows, ranked, read_rows
-from terrasieve.curate.step import ROW_GROUP, Result, Work, drop, rewrite
+from terrasieve.curate.step import ROW_GROUP, Change, Result, Work, drop, rewrite
 from terrasieve.curate.store import Store, names, open_store
 from terrasieve.section import Section
 
 _BITS = 8  # decoders differ by a grey level, which moves bits where there is little to see
-_CONTRAST = 0.6  # grey levels of standard deviation, likewise
+_CONTRAST, _PART = 0.6, 0.1  # of standard deviation, likewise: grey levels, and a share
 
 
 class ExactSettings(Section):
@@ -78,7 +78,7 @@ def exact(source: Path, target: Path, settings: ExactSettings, work: Work) -> Re
     return rewrite(source, target, dropping(rows.row[dropped], reasons), work.tick)
 
 
-def dropping(rows: np.ndarray, reasons: list[str]):  # type: ignore[no-untyped-def]
+def dropping(rows: np.ndarray, reasons: list[str]) -> Change:
     """Return a change, for ``rewrite``, that drops (k,) rows of a manifest."""
     order = np.argsort(rows)
     rows = rows[order]
@@ -109,7 +109,9 @@ def _candidates(source: Path, rows: Rows, store: Store, stored: np.ndarray, alon
     std = store.column("std")[stored[alone]]
     order = np.lexsort((std, shape, group))
     near = (
-        (np.diff(group[order]) == 0) & (np.diff(shape[order]) == 0) & (np.diff(std[order]) <= _CONTRAST)
+        (np.diff(group[order]) == 0)
+        & (np.diff(shape[order]) == 0)
+        & (np.diff(std[order]) <= _CONTRAST + _PART * std[order][1:])
         if len(order)
         else np.zeros(0, bool)
     )

@@ -45,7 +45,7 @@ def decode(images: Images) -> np.ndarray:
         except UnreadableImage:
             continue
         digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(array))
+        digest.update(memoryview(np.ascontiguousarray(array)))
         found[n] = np.frombuffer(digest.digest(), np.uint64)
     return found
 
@@ -64,7 +64,7 @@ def hash_pixels(
         engine: runs the decoding.
         tick: told what is decoded.
     """
-    hashes = pixel_hashes(store, folder)[stored]
+    hashes = np.asarray(pixel_hashes(store, folder)[stored])
     missing = np.flatnonzero(~hashes.any(axis=1))
     table = take(source, rows[missing], ["id", "uri", "window"])
     if not (numbers(table["id"]) == store.ids[stored[missing]]).all():

@@ -47,10 +47,10 @@ def sparse(source: Path, target: Path, settings: SparseSettings, work: Work) -> 
 
     def low(table: pa.Table) -> np.ndarray:
         at = store.rows(numbers(table["id"]))
-        known = table["keep"].to_numpy(zero_copy_only=False) & (at >= 0)
+        known: np.ndarray = table["keep"].to_numpy(zero_copy_only=False) & (at >= 0)
         if not len(store):
             return known
-        return known & (std[at] < settings.min_std)
+        return np.asarray(known & (std[at] < settings.min_std))
 
     rows = read_rows(source, low)
     gone = _beyond(rows, settings, work.seed)

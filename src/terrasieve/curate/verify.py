@@ -45,8 +45,7 @@ def verify(source: Path, target: Path, settings: VerifySettings, work: Work) -> 
     store = open_store(work.hashes)
 
     def grouped(found: pa.Table) -> np.ndarray:
-        kept = found["keep"].to_numpy(zero_copy_only=False)
-        return kept & found["group"].is_valid().to_numpy(zero_copy_only=False)
+        return np.asarray(pc.and_(found["keep"], found["group"].is_valid()))
 
     rows = read_rows(source, grouped, settings.sources)
     decided = read_decided(work.decisions, source, store, settings)
