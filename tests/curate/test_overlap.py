@@ -183,8 +183,8 @@ def test_a_rerun_reads_no_image_and_parts_and_workers_change_nothing(
     monkeypatch.setattr(matching, "interest_points", None)  # a second reading would fail
     assert find_overlaps(path, OverlapSettings(), work).equals(first)
     monkeypatch.undo()
-    monkeypatch.setattr(matching, "_BLOCK", 8)
-    monkeypatch.setattr(matching, "_PART", 3)
+    monkeypatch.setattr(matching, "_BLOCK", 20)
+    monkeypatch.setattr(matching, "_PART", 7)
     monkeypatch.setattr("terrasieve.curate.votes._RANGE", 500)
     assert find_overlaps(path, OverlapSettings(), Work(tmp_path / "two", Local(2))).equals(first)
 
