@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import bench, curate, datasheet, redundancy, review, shard, steps, subset
+from terrasieve.commands import audit, bench, curate, datasheet, overlaps, redundancy, review, shard, steps, subset
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -189,6 +189,8 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (sweep, "Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2"),
     (redundancy.redundancy, redundancy.EXAMPLES),
     (review.review, review.EXAMPLES),
+    (overlaps.overlaps, overlaps.EXAMPLES),
+    (audit.audit, audit.EXAMPLES),
     (bench.bench, bench.EXAMPLES),
     (curate.curate, curate.EXAMPLES),
     *steps.commands(),

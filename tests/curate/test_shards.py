@@ -266,7 +266,7 @@ def test_another_export_takes_the_place_of_the_first(curated: Path, exported: Pa
 def test_many_passes_give_the_plan_of_one(curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: Any = (60_000, False, "key")
     count = shard_plan.write_plan(curated, tmp_path / "one", *arguments)
-    monkeypatch.setattr(shard_plan, "PASS", 9)
+    monkeypatch.setattr(shard_plan, "HELD", 9)
     monkeypatch.setattr(shard_plan, "ROW_GROUP", 4)
     assert shard_plan.write_plan(curated, tmp_path / "many", *arguments) == count
     one, many = (pq.ParquetFile(tmp_path / name) for name in ("one", "many"))

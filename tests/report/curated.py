@@ -11,20 +11,11 @@ from PIL import Image
 
 from terrasieve import manifest
 from terrasieve.curate import step
+from terrasieve.curate.pairs import PAIRS
 from terrasieve.curate.scan import scan
 from terrasieve.keyed import numpy_generator
 
 HOSTILE = "<script>document.title='owned'</script>|*x*"
-PAIRS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("id_a", "id_b", "kind")),
-        *((name, pa.uint8()) for name in ("distance", "orientation")),
-        ("correlation", pa.float32()),
-        *((name, pa.string()) for name in ("verdict", "by")),
-        *((name, pa.int32()) for name in ("dx_px", "dy_px")),
-        *((name, pa.float32()) for name in ("shared_fraction", "score")),
-    ]
-)
 
 
 def write_curation(folder: Path, images: Path, hostile: str = HOSTILE) -> Path:

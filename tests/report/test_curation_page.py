@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from terrasieve import manifest
+from terrasieve.curate.pairs import PAIRS
 from terrasieve.curate.step import codes
 from terrasieve.errors import UserError
 from terrasieve.report import curation_examples as examples
 from terrasieve.report.curation_bars import band_names, bars
 from terrasieve.report.curation_page import write_curation_report
 
-from .curated import PAIRS, write_curation
+from .curated import write_curation
 
 
 @pytest.fixture(scope="module")

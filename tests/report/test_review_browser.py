@@ -247,6 +247,7 @@ def test_a_killed_server_loses_nothing(browser: Any, context: Any, folder: Path)
         assert kept(folder) == {0: "left"} and page.locator("#progress").inner_text().startswith("1 of 7")
         press(page, "b", 2)
         assert kept(folder) == {0: "left", 1: "both"}
+        page.close()
     finally:
         server.kill()
         server.wait()
@@ -319,6 +320,8 @@ def test_it_fits_the_screen(browser: Any, folder: Path, width: int, height: int,
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         page = opened(context, server.url)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        parts = "[...document.querySelectorAll('.view, button, select')]"
+        assert page.evaluate(f"{parts}.filter(e => e.getBoundingClientRect().right > innerWidth).length") == 0
         if width > 1000:  # pictures and keys are seen without scrolling
             for part in ("#left .view", "#right .view", "#compare .view", "#keep-left", "#keep-right"):
                 box = page.locator(part).bounding_box()

@@ -35,7 +35,7 @@ def review(
     most: Annotated[int, typer.Option(help="Pairs in the page of --static, about 100 kB each.", min=1)] = 300,
 ) -> None:
     """Look at the pairs that are neither surely duplicates nor surely different, and decide them with a key each."""
-    from terrasieve.display import counting, out
+    from terrasieve.display import counting, err, out
     from terrasieve.report.review_pairs import ReviewPairs
     from terrasieve.report.review_server import ReviewServer
     from terrasieve.report.review_static import write_static
@@ -44,7 +44,8 @@ def review(
         raise UserError("What is to be reviewed? Name the folder of a curation, or --pairs FILE and --manifest FILE.")
     table = pairs or (folder or Path()) / "pairs.parquet"
     manifests = manifest or [(folder or Path()) / "manifest.parquet"]
-    found = ReviewPairs(table, manifests, decisions or table.parent / "decisions.jsonl")
+    with err.status("reading pairs and manifest"):
+        found = ReviewPairs(table, manifests, decisions or table.parent / "decisions.jsonl")
     name = (folder or table).resolve().name
     if static:
         page = output or table.parent / "review.html"

@@ -11,6 +11,7 @@ import logging
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -52,12 +53,12 @@ class Ray:
     def run(self, work: Callable[[P], R], parts: Sequence[P]) -> Iterator[tuple[int, R | Lost]]:
         """Yield (number of the part, result) as they are done."""
         import ray
-        from ray import cloudpickle
         from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
+        cloudpickle: Any = import_module("ray.cloudpickle")
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_do)
-        pickled = ray.put(cloudpickle.dumps(work))  # type: ignore[no-untyped-call]
+        pickled = ray.put(cloudpickle.dumps(work))
         left = iter(enumerate(parts))
         running: dict[Any, int] = {}
         try:

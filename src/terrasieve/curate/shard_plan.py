@@ -2,16 +2,18 @@
 
 First half of ``shards``. Kept rows stand in Hilbert order of their coordinates; those without coordinates follow, by
 source and group. The plan is a Parquet file in that order with a row group per shard, so that whoever writes a shard
-reads its rows alone. 13 million rows take a few hundred megabytes: numpy columns for the order, and the rows themselves
-in passes of half a million.
+reads its rows alone. Of 13 million rows memory holds numpy columns for the order; the rows themselves are dealt out to
+files of neighbours, and those put in order one by one.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,7 @@ from terrasieve.errors import UserError
 from terrasieve.files import written_aside
 from terrasieve.imagery import geo, members
 
-PASS = 500_000  # rows held at once
+HELD = 300_000  # rows in memory at once
 _SIDE_BYTES = 2_048  # of a sample beside its pixels: two tar headers, the JSON, padding
 _COLUMNS = ["id", "uri", "window", "width", "height", "bands", "dtype", "lon", "lat", "source", "group", "keep"]
 
@@ -59,15 +61,17 @@ def write_plan(source: Path, target: Path, shard_bytes: int, jpeg: bool, key: st
     _refuse_twins(source, columns)
     order = _order(columns)
     starts = _starts(columns.n_bytes[order], shard_bytes)
-    rank = np.full(int(columns.rows[-1]) + 1, -1, np.int64)
+    rank = np.full(pq.read_metadata(source).num_rows, -1, np.int64)
     rank[columns.rows[order]] = np.arange(len(order))
     schema = manifest.SCHEMA.with_metadata({b"terrasieve:plan": json.dumps(key).encode()})
     with written_aside(target) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-        for first, stop in _passes(starts, len(order)):
-            rows = _rows_between(source, rank, int(starts[first]), int(starts[stop]))
-            for shard in range(first, stop):
-                part = rows.slice(int(starts[shard] - starts[first]), int(starts[shard + 1] - starts[shard]))
-                writer.write_table(part.cast(schema), row_group_size=len(part))
+        held = np.array([*_passes(starts, len(order)), len(starts) - 1])
+        with TemporaryDirectory(dir=target.parent, prefix=".plan.") as folder:
+            parts = _distribute(source, rank, starts[held], Path(folder))
+            for first, stop, rows in zip(held[:-1], held[1:], parts, strict=True):
+                for shard in range(first, stop):
+                    part = rows.slice(int(starts[shard] - starts[first]), int(starts[shard + 1] - starts[shard]))
+                    writer.write_table(part.cast(schema), row_group_size=len(part))
     return len(order)
 
 
@@ -159,24 +163,30 @@ def _starts(n_bytes: np.ndarray, shard_bytes: int) -> np.ndarray:
     return np.unique(np.concatenate([[0], np.searchsorted(ends, bounds, side="right"), [len(n_bytes)]]))
 
 
-def _passes(starts: np.ndarray, count: int) -> Iterator[tuple[int, int]]:
-    """Yield [first, stop) of shards that hold at most ``PASS`` images together, or are a single one."""
+def _passes(starts: np.ndarray, count: int) -> Iterator[int]:
+    """Yield the first shard of each run that holds at most ``HELD`` images, or is a single one."""
     first = 0
     while starts[first] < count:
-        stop = max(int(np.searchsorted(starts, starts[first] + PASS, side="right")) - 1, first + 1)
-        yield first, stop
-        first = stop
+        yield first
+        first = max(int(np.searchsorted(starts, starts[first] + HELD, side="right")) - 1, first + 1)
 
 
-def _rows_between(source: Path, rank: np.ndarray, start: int, stop: int) -> pa.Table:
-    found, ranks, first = [], [], 0
-    with pq.ParquetFile(source) as file:
+def _distribute(source: Path, rank: np.ndarray, bounds: np.ndarray, folder: Path) -> Iterator[pa.Table]:
+    """Yield the rows whose ranks lie in [bounds[k], bounds[k + 1]), in order, for each k; by way of a file for each."""
+    names = [folder / f"{part:04d}.arrow" for part in range(len(bounds) - 1)]
+    schema = manifest.SCHEMA.append(pa.field("rank", pa.int64()))
+    with ExitStack() as opened, pq.ParquetFile(source) as file:
+        packed = pa.ipc.IpcWriteOptions(compression="lz4")
+        writers = [opened.enter_context(pa.ipc.new_file(str(name), schema, options=packed)) for name in names]
+        first = 0
         for batch in file.iter_batches(ROW_GROUP, columns=manifest.SCHEMA.names):
             own = rank[first : first + len(batch)]
             first += len(batch)
-            rows = np.flatnonzero((own >= start) & (own < stop))
-            if len(rows):
-                found.append(pa.Table.from_batches([batch]).take(rows))
-                ranks.append(own[rows])
-    table = pa.concat_tables(found).take(np.argsort(np.concatenate(ranks)))
-    return manifest.resolved(table, source).select(manifest.SCHEMA.names)
+            part = np.where(own < 0, -1, np.searchsorted(bounds, own, side="right") - 1)
+            table = manifest.resolved(pa.Table.from_batches([batch]).append_column("rank", pa.array(own)), source)
+            for number in np.unique(part[part >= 0]):
+                writers[number].write_table(table.take(np.flatnonzero(part == number)).cast(schema))
+    for name in names:
+        table = pa.ipc.open_file(name).read_all()
+        name.unlink()
+        yield table.take(np.argsort(table["rank"].to_numpy())).drop_columns("rank")

@@ -200,10 +200,12 @@ def _batches(dataset: Any, settings: LoaderSettings, **how: Any) -> Iterator[Bat
         pin_memory=torch.cuda.is_available(),
         **how,
     )
-    said = ""
+    said, batches = "", iter(loader)
     try:
-        yield from loader
+        yield from batches
     except UserError as error:
         said = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].rstrip()
+    finally:  # not left to the collector, which may close the queues first and then wait ten seconds for the workers
+        getattr(batches, "_shutdown_workers", lambda: None)()
     if said:  # raised out here, without the worker's error behind it, whose frames would keep the workers alive
         raise UserError(said)

@@ -24,6 +24,12 @@ from terrasieve.report.render import data_uri, write_page
 REASONS = {
     "listed_twice": "The same file came by two names.",
     "unreadable": "The file cannot be decoded.",
+    "not_an_image": "No image, whatever its name says.",
+    "missing": "The file was gone when it was to be read.",
+    "changed": "The file is not the one that was listed.",
+    "altered": "The file changed while the curation ran.",
+    "huge_header": "The header promises more pixels than are allowed to be decoded.",
+    "outside": "Not in the area that the recipe asks for.",
     "truncated": "The file ends before its image does.",
     "modality": "Bands, type or sensor that the recipe does not want.",
     "too_small": "Fewer pixels a side than asked for.",
@@ -90,8 +96,15 @@ def write_curation_report(folder: Path, output: Path | None = None, tick: Tick |
         map=Markup(maps.counts(cells, found["map"]["cell_deg"])) if cells else None,
         map_about=found["map"],
         placed=sum(cell[3] for cell in cells),
-        recipe=yaml.safe_dump(curation.recipe, sort_keys=False, width=110) if curation.recipe else "",
+        recipe=yaml.safe_dump(_given(curation.recipe), sort_keys=False, width=110) if curation.recipe else "",
     )
+
+
+def _given(value: Any) -> Any:
+    """Return settings without what is null or empty."""
+    if isinstance(value, dict):
+        return {key: _given(inside) for key, inside in value.items() if inside not in (None, [], {})}
+    return [_given(inside) for inside in value] if isinstance(value, list) else value
 
 
 def _facts(curation: Curation) -> list[tuple[str, str, str]]:

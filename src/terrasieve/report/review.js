@@ -260,8 +260,9 @@ function finish() {
   byId("pair").hidden = true;
   byId("done").hidden = false;
   const said = [...decisions.values()];
+  const plain = byId("verdict").value === "review" && byId("kind").value === "all" && byId("source").value === "all" && !group;
   const tally = Object.keys(KEPT).map((kind) => `${KEPT[kind]} ${said.filter((other) => other === kind).length.toLocaleString("en")}`);
-  byId("done").querySelector("h2").textContent = total ? `All ${total.toLocaleString("en")} pairs are decided` : "No pair matches these filters";
+  byId("done").querySelector("h2").textContent = total ? `All ${total.toLocaleString("en")} pairs are decided` : plain ? "No pair needs a review" : "No pair matches these filters";
   byId("done").querySelector(".counts").textContent = said.length ? tally.join(" · ") : "";
   const next = byId("done").querySelector(".next");
   next.textContent = total ? "Decisions are in " : "";
