@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +26,15 @@ import rasterio
 import simplejpeg
 from PIL import Image
 
-from terrasieve import keyed
+from terrasieve import keyed, manifest
+from terrasieve.curate.exact import ExactSettings, exact
+from terrasieve.curate.near import NearSettings, near
+from terrasieve.curate.pairs import read_pairs
+from terrasieve.curate.scan import scan
+from terrasieve.curate.sparse import SparseSettings, sparse
+from terrasieve.curate.step import Work
+from terrasieve.curate.store import HashSettings, hash_images
+from terrasieve.curate.verify import VerifySettings, verify
 from terrasieve.imagery import raster
 from terrasieve.imagery.earth import RGB, render, sample_place
 
@@ -239,6 +250,100 @@ def make(folder: Path, data: Path | None, per_kind: int, seed: int) -> None:
     print(f"{len(rows):,} images with a copy each in {folder}")
 
 
+def run(folder: Path, curated: Path) -> None:
+    """Run the steps of deduplication alone over DIR/images."""
+    curated.mkdir(parents=True, exist_ok=True)
+    source = curated / "scan.parquet"
+    if not source.exists():
+        manifest.write(scan(folder / "images", labels="none").table, source)
+    work = Work(curated)
+    steps = [
+        (hash_images, HashSettings()),
+        (exact, ExactSettings()),
+        (sparse, SparseSettings()),
+        (near, NearSettings()),
+        (verify, VerifySettings()),
+    ]
+    for step, settings in steps:
+        target = curated / f"{step.__name__}.parquet"
+        began = time.process_time()
+        result = step(source, target, settings, work)
+        print(
+            step.__name__,
+            dict(result.dropped),
+            *result.notes,
+            f"{time.process_time() - began:.1f} s of CPU",
+            flush=True,
+        )
+        source = target
+    shutil.copyfile(source, curated / "manifest.parquet")
+
+
+def score(folder: Path, curated: Path) -> list[str]:
+    """Return a Markdown table: a pair is found when curation calls it, or both through a third one, the same image.
+
+    Pairs of low information, which never reach the join, are counted apart. Precision is of what was dropped as a
+    duplicate: the share that replaced by its own copy. Airplane 1 and 2 and overlapping images of UC Merced are real
+    duplicates that nobody planted; the pairs are listed below the table to be looked at.
+    """
+    rows = manifest.read(
+        curated / "manifest.parquet", ["id", "uri", "keep", "reason", "phash"], empty_ok=True
+    ).to_pylist()
+    by_id = {row["id"]: row for row in rows}
+    keeper = {
+        row["id"]: row["reason"].split(" of ")[1].split(",")[0]
+        for row in rows
+        if " of " in row["reason"] and "duplicate" in row["reason"]
+    }
+    low = {row["id"] for row in rows if row["phash"] is None}
+
+    def end(image: str) -> str:
+        while image in keeper:
+            image = keeper[image]
+        return image
+
+    review = {
+        frozenset((pair["id_a"], pair["id_b"]))
+        for pair in read_pairs(curated / "pairs.parquet").to_pylist()
+        if pair["verdict"] == "review"
+    }
+    with (folder / "truth.csv").open(newline="", encoding="utf-8") as file:
+        truth = list(csv.DictReader(file))
+    kind_of, counts, partner = {}, {kind: Counter() for kind in KINDS}, {}
+    for pair in truth:
+        a, b = manifest.row_id(pair["uri_a"]), manifest.row_id(pair["uri_b"])
+        kind_of[a] = kind_of[b] = pair["kind"]
+        partner[a], partner[b] = b, a
+        count = counts[pair["kind"]]
+        count["n"] += 1
+        if end(a) == end(b):
+            count["found"] += 1
+        elif {end(a), end(b)} & low or {a, b} & low:
+            count["low"] += 1
+        elif frozenset((a, b)) in review:
+            count["review"] += 1
+    foreign = [image for image in keeper if end(image) != end(partner[image])]
+    for image in keeper:
+        counts[kind_of[image]]["dropped"] += 1
+        counts[kind_of[image]]["right"] += end(image) == end(partner[image])
+    lines = [
+        "| kind | pairs | low information | recall % | for review | dropped | precision % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, count in counts.items():
+        of = count["n"] - count["low"]
+        recall = 100 * count["found"] / of if of else float("nan")
+        precision = f"{100 * count['right'] / count['dropped']:.1f}" if count["dropped"] else "-"
+        cells = (kind, count["n"], count["low"], f"{recall:.1f}", count["review"], count["dropped"], precision)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "Dropped for another image than its copy:", ""]
+    lines += [
+        f"- {Path(by_id[image]['uri']).stem} for {Path(by_id[keeper[image]]['uri']).stem}: {by_id[image]['reason']}"
+        for image in foreign
+    ]
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -247,8 +352,17 @@ def main() -> None:
     maker.add_argument("--per-kind", type=int, default=200)
     maker.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of real data, if it is there")
     maker.add_argument("--seed", type=int, default=0)
+    for name, words in (("run", "run the steps of deduplication"), ("score", "print recall and precision by kind")):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("folder", type=Path)
+        command.add_argument("curated", type=Path)
     given = parser.parse_args()
-    make(given.folder, given.data if given.data.is_dir() else None, given.per_kind, given.seed)
+    if given.command == "make":
+        make(given.folder, given.data if given.data.is_dir() else None, given.per_kind, given.seed)
+    elif given.command == "run":
+        run(given.folder, given.curated)
+    else:
+        print("\n".join(score(given.folder, given.curated)))
 
 
 if __name__ == "__main__":

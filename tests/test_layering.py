@@ -37,6 +37,7 @@ ORDER = [
         "adapt",
         "predict",
         "analyse",
+        "subsets",
         "display",
         "sweep",
         "watch",

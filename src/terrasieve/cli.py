@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import audit, bench, curate, overlaps, redundancy, steps
+from terrasieve.commands import bench, curate, datasheet, redundancy, review, shard, steps, subset
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -190,9 +190,14 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (redundancy.redundancy, redundancy.EXAMPLES),
     (overlaps.overlaps, overlaps.EXAMPLES),
     (audit.audit, audit.EXAMPLES),
+    (review.review, review.EXAMPLES),
     (bench.bench, bench.EXAMPLES),
     (curate.curate, curate.EXAMPLES),
     *steps.commands(),
+    (review.review, review.EXAMPLES),
+    (shard.shard, shard.EXAMPLES),
+    (datasheet.datasheet, datasheet.EXAMPLES),
+    (subset.subset, subset.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:
     app.command(epilog=_examples)(_command)

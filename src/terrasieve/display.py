@@ -179,7 +179,7 @@ class StepsDisplay:
             for code, n in entry["dropped"].items():
                 table.add_row(entry["step"], code, f"{n:,}")
         out.print(table if table.row_count else "Nothing was dropped.")
-        last = entries[-1]
+        last = next(entry for entry in reversed(entries) if entry["step"] != "shards")
         out.print(f"{last['kept']:,} of {last['rows']:,} rows are kept")
         for name in ("manifest.parquet", "report.html", "DATASHEET.html", "shards"):
             if (folder / name).exists():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from terrasieve.display import StepsDisplay
 
 EXAMPLES = (
     "Examples: terrasieve curate recipes/curate_shared.yaml -o curated  ·  "
@@ -34,7 +38,27 @@ def curate(
         progress = pipeline.Progress(display.begins, display.counts, display.ends)
         try:
             entries = pipeline.curate(settings, output, progress)
+            _describe(output, display)
         except KeyboardInterrupt as interrupt:
             err.print("terrasieve: interrupted; finished steps stay, the same command goes on from here")
             raise typer.Exit(130) from interrupt
     display.summary(entries, output)
+
+
+def _describe(folder: Path, display: StepsDisplay) -> None:
+    """Write the report and the datasheet, unless they are newer than what they describe."""
+    from terrasieve.report.curation_page import write_curation_report
+    from terrasieve.report.datasheet import write_datasheet
+
+    written: list[tuple[str, str, Callable[..., object]]] = [
+        ("report", "report.html", write_curation_report),
+        ("sheet", "DATASHEET.html", write_datasheet),
+    ]
+    described = [
+        folder / name for name in ("manifest.parquet", "steps.json", "pairs.parquet", "datasheet_answers.yaml")
+    ]
+    for name, page, write in written:
+        newest = max(path.stat().st_mtime_ns for path in described if path.exists())
+        if not (folder / page).exists() or (folder / page).stat().st_mtime_ns < newest:
+            display.begins(name)
+            write(folder, tick=display.counts)

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from terrasieve import manifest
 from terrasieve.curate.engine import Lost
-from terrasieve.curate.listing import Listing, SourceSettings
+from terrasieve.curate.listing import CHUNK, Listing, SourceSettings
 from terrasieve.curate.scan import Verify, inspect_files
 from terrasieve.curate.slicing import MAX_TILED_PIXELS
 from terrasieve.curate.stamps import LISTED, NAME
@@ -69,7 +69,7 @@ def collect(
         settings: how files are read.
         work: engine and display.
     """
-    result = Result(notes=list(listing.notes))
+    result = Result(notes=listing.say())
     earlier = Earlier(target)
     ids = pq.read_table(listing.path, columns=["id"])["id"].to_numpy()
     taken = first = 0
@@ -79,7 +79,7 @@ def collect(
         pq.ParquetWriter(aside, LISTED, compression="zstd") as listed,
         writing(target, result) as write,
     ):
-        for batch in file.iter_batches(65_536):
+        for batch in file.iter_batches(CHUNK):
             entries = _entries(batch, sources, listing, settings)
             prints = np.array([entry.pop("fingerprint") for entry in entries], np.uint64)
             rows = earlier.rows(batch["id"].to_numpy(), prints)
@@ -109,8 +109,8 @@ def _entries(
         uri = os.fsdecode(raw)
         own = {name: getattr(source, name) for name in ("licence", "sensor", "gsd_m", "split")}
         known = json.loads(text) if text else {}
-        entry = {"source": source.name, **listing.rules[number](uri)}
-        entry |= {name: value for name, value in own.items() if value is not None} | known | {"uri": uri}
+        entry = listing.rules[number](uri) | {name: value for name, value in own.items() if value is not None}
+        entry |= known | {"source": source.name, "uri": uri}
         content = json.dumps([how, stamp, entry], sort_keys=True)
         print_ = hashlib.blake2b(content.encode(), digest_size=8).digest()
         if "datetime" in entry:
@@ -184,7 +184,7 @@ class Earlier:
         """Tell whether the listing is the manifest's: a process killed between the two leaves them apart."""
         assert self._file is not None
         at = 0
-        for batch in self._file.iter_batches(65_536, columns=["id"]):
+        for batch in self._file.iter_batches(CHUNK, columns=["id"]):
             ids = numbers(pa.chunked_array([batch["id"]]))
             if not np.array_equal(ids, self._ids[at : at + len(ids)]):
                 return False
@@ -202,9 +202,9 @@ class Earlier:
     def take(self, rows: np.ndarray) -> pa.Table:
         """Return rows in the order asked for."""
         tables = [manifest.SCHEMA.empty_table()]
-        groups = rows // 65_536
+        groups = rows // CHUNK
         for begin, end in _runs(groups):
-            tables.append(self._read(int(groups[begin])).take(rows[begin:end] % 65_536))
+            tables.append(self._read(int(groups[begin])).take(rows[begin:end] % CHUNK))
         return pa.concat_tables(tables)
 
     def _read(self, group: int) -> pa.Table:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from terrasieve.curate import stamps
 from terrasieve.curate.step import Result, Work, drop, numbers, rewrite
+from terrasieve.curate.store import open_store
 from terrasieve.errors import UserError
 from terrasieve.section import Section
 
@@ -91,14 +92,14 @@ def inspect(source: Path, target: Path, settings: ExcludeSettings, work: Work) -
     Raises:
         UserError: images that are kept are not in the store.
     """
-    from terrasieve.curate.store import open_store
-
     store = open_store(work.hashes)
-    columns = {name: store.column(name) for name in ("valid_share", "std", "reason")}
+    columns = {name: store.column(name) for name in ("valid_share", "std", "reason", "stamp")}
     listed = stamps.Stamps(source.with_name(stamps.NAME))
 
     def change(table: pa.Table, _: int) -> pa.Table:
         kept = table["keep"].to_numpy(zero_copy_only=False)
+        if not kept.any():
+            return table
         rows = store.rows(numbers(table["id"]))
         absent = kept & (rows < 0)
         if absent.any():
@@ -108,7 +109,7 @@ def inspect(source: Path, target: Path, settings: ExcludeSettings, work: Work) -
             )
         seen = {name: column[np.maximum(rows, 0)] for name, column in columns.items()}
         changed = np.zeros(len(table), bool)
-        changed[kept] = listed.differ(table["uri"].filter(table["keep"]))
+        changed[kept] = listed.differ(table["uri"].filter(table["keep"]), seen["stamp"][kept])
         return _apply(table, _by_pixels(seen, changed, settings))
 
     return rewrite(source, target, change, work.tick)
@@ -152,8 +153,8 @@ def _by_header(table: pa.Table, settings: ExcludeSettings) -> Iterator[Rule]:
 
 def _by_pixels(seen: dict[str, np.ndarray], changed: np.ndarray, settings: ExcludeSettings) -> Iterator[Rule]:
     reason, share, std = seen["reason"], 1 - seen["valid_share"], seen["std"]
-    yield Rule(changed, lambda row: "changed: the file is not the one that was listed; run the curation again")
     yield Rule(np.array([bool(why) for why in reason], bool), lambda row: str(reason[row]))
+    yield Rule(changed, lambda row: "changed: the file is not the one that was listed; run the curation again")
     yield Rule(share > settings.max_no_data, lambda row: f"no_data: {share[row]:.0%} of the pixels are not real")
     yield Rule(std < settings.min_std, lambda row: f"blank: standard deviation {std[row]:.2f} of 255")
 

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from pathlib import Path, PurePath
+from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal
 
 import numpy as np
@@ -92,6 +93,8 @@ class Listing:
         rules: for each source, the function from a uri to what folders say of it.
         first: (rows,) the row that lists the same file first; the row itself where it does.
         key: hash of everything listed and of the sources' settings.
+        ignored: files passed over, by extension.
+        left_out: images that a pattern leaves out, by source.
         notes: what a person should know, one sentence each.
     """
 
@@ -100,7 +103,22 @@ class Listing:
     rules: list[Callable[[str], dict[str, Any]]] = field(default_factory=list)
     first: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     key: str = ""
+    ignored: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+
+    def say(self) -> list[str]:
+        """Return the notes, those on what was passed over first."""
+        several = [
+            ("Not images by extension, passed over", {k or "no extension": n for k, n in self.ignored.items()}),
+            ("Images left out by a source's pattern", self.left_out),
+        ]
+        words = (
+            f"{what}: {', '.join(f'{name} ({n:,})' for name, n in Counter(counts).most_common(8))}."
+            for what, counts in several
+            if counts
+        )
+        return [*words, *self.notes]
 
 
 def list_sources(sources: Sequence[SourceSettings], path: Path, tick: Callable[[int, int], None]) -> Listing:
@@ -139,7 +157,6 @@ def list_sources(sources: Sequence[SourceSettings], path: Path, tick: Callable[[
 
 def _entries(source: SourceSettings, listing: Listing) -> Iterator[Entry]:
     """Yield a source's entries; its rule is known when they are all out."""
-    ignored: Counter[str] = Counter()
     rules: list[tuple[str, Callable[[str], dict[str, Any]]]] = []
     joined = _joined(source, listing.notes)
     for path in map(Path, source.paths):
@@ -149,7 +166,7 @@ def _entries(source: SourceSettings, listing: Listing) -> Iterator[Entry]:
             )
         if path.is_dir():
             places = Places(absolute(path))
-            for entry in _below(absolute(path), source, ignored, listing.notes):
+            for entry in _below(absolute(path), source, listing):
                 if "reason" not in entry and "offset" not in entry:
                     places.add(entry["uri"])
                 yield entry | joined.pop(entry["uri"], {})
@@ -157,7 +174,7 @@ def _entries(source: SourceSettings, listing: Listing) -> Iterator[Entry]:
         elif path.suffix.lower() == ".csv":
             yield from read_csv(path, listing.notes)
         elif path.suffix.lower() == ".tar":
-            yield from members(absolute(path), ignored)
+            yield from members(absolute(path), listing.ignored)
         else:
             entry = {"uri": absolute(path)}
             if source.labels == "folder":
@@ -165,9 +182,6 @@ def _entries(source: SourceSettings, listing: Listing) -> Iterator[Entry]:
             yield entry | joined.pop(entry["uri"], {})
     if joined:
         listing.notes.append(f"{source.name}: {len(joined):,} rows of {source.csv} name files that were not found.")
-    if ignored:
-        several = ", ".join(f"{name or 'no extension'} ({n:,})" for name, n in ignored.most_common(6))
-        listing.notes.append(f"{source.name}: not images by extension, passed over: {several}.")
     listing.rules.append(lambda uri: next((rule(uri) for top, rule in rules if uri.startswith(top)), {}))
 
 
@@ -185,28 +199,26 @@ def _joined(source: SourceSettings, notes: list[str]) -> dict[str, Entry]:
     return found
 
 
-def _below(top: str, source: SourceSettings, ignored: Counter[str], notes: list[str]) -> Iterator[Entry]:
+def _below(top: str, source: SourceSettings, listing: Listing) -> Iterator[Entry]:
     denied: list[Entry] = []
-    unmatched = 0
+    start = len(top.rstrip(os.sep)) + 1
 
     def note(error: OSError) -> None:
         denied.append({"uri": str(error.filename).rstrip(os.sep), "reason": unlistable(error)})
 
     for uri in files_below(top, note):
-        name = PurePath(uri).name
-        extension = PurePath(uri).suffix.lower()
-        inside = os.path.relpath(uri, top)
+        inside = uri[start:]
+        name = inside.rpartition(os.sep)[2]
+        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a path object for each of millions is slow)
         if extension not in EXTENSIONS and extension != ".tar":
-            ignored[extension] += 1
+            listing.ignored[extension] += 1
         elif not _matches(source, inside, name):
-            unmatched += 1
+            listing.left_out[source.name] += 1
         elif extension == ".tar":
-            yield from members(uri, ignored)
+            yield from members(uri, listing.ignored)
         else:
             yield {"uri": uri}
     yield from denied
-    if unmatched:
-        notes.append(f"{source.name}: images left out by pattern: {unmatched:,}.")
 
 
 def _matches(source: SourceSettings, inside: str, name: str) -> bool:
@@ -233,10 +245,15 @@ def _spooled(number: int, entries: list[Entry]) -> pa.Table:
     for entry in entries:
         uri = entry.pop("uri")
         offset = entry.pop("offset", 0)
-        file = uri.partition("#")[0] if offset else uri
-        if file not in stats:
-            stats[file] = status_of(file)
-        status = stats[file]
+        file = uri.partition("#name=")[0] if offset else uri
+        if not offset:
+            status = status_of(file)
+        elif file not in stats:
+            status = stats[file] = status_of(file)
+        else:
+            status = stats[file]
+        if status is not None and not S_ISREG(status.st_mode):
+            entry.setdefault("reason", "not_an_image: a pipe, a device or a folder, not a file")
         uris.append(os.fsencode(uri))
         ids.append(int(manifest.row_id(uri), 16))
         stamps.append(stamp(status))

@@ -77,8 +77,8 @@ class Part(NamedTuple):
 def look_at(part: Part) -> int:
     """Hash the images of a part and write them; return their number."""
     ids, uris, windows, bands = _images(part)
-    found = [_look(uri, window, names) for uri, window, names in zip(uris, windows, bands, strict=True)]
-    _write(part, ids, found)
+    found = [look(uri, window, names) for uri, window, names in zip(uris, windows, bands, strict=True)]
+    write(part, ids, found)
     return len(ids)
 
 
@@ -86,19 +86,20 @@ def lost(part: Part) -> None:
     """Write the part of one image that ends whatever process reads it."""
     ids, uris, _, _ = _images(part)
     mark = stamp(status_of(uris[0].partition("#name=")[0]))
-    _write(part, ids, [(mark, bytes(16), _NOTHING, "unreadable: reading it ends the process")])
+    write(part, ids, [(mark, bytes(16), _NOTHING, "unreadable: reading it ends the process")])
 
 
-_Look = tuple[int, bytes, Grey, str | None]
+Look = tuple[int, bytes, Grey, str | None]
 
 
 def _images(part: Part) -> tuple[list[str], list[str], list[list[int] | None], list[list[str]]]:
     with pq.ParquetFile(part.source) as file:
         table = file.read_row_group(part.group, columns=["id", "uri", "window", "bands"]).take(pa.array(part.rows))
-    return tuple(table[name].to_pylist() for name in ("id", "uri", "window", "bands"))  # type: ignore[return-value]
+    return tuple(table[name].to_pylist() for name in ("id", "uri", "window", "bands"))
 
 
-def _look(uri: str, window: Sequence[int] | None, bands: Sequence[str] | None) -> _Look:
+def look(uri: str, window: Sequence[int] | None, bands: Sequence[str] | None) -> Look:
+    """Read an image: stamp of its file, hash of its bytes (zeros for a window), view, and why it cannot be read."""
     mark = stamp(status_of(uri.partition("#name=")[0]))  # before the pixels: a change from now on is noticed
     try:
         content = bytes(16) if window is not None or is_remote(uri) else _bytes_hash(uri)
@@ -115,7 +116,8 @@ def _bytes_hash(uri: str) -> bytes:
     return digest.digest()
 
 
-def _write(part: Part, ids: list[str], found: list[_Look]) -> None:
+def write(part: Part, ids: list[str], found: list[Look]) -> None:
+    """Hash thumbnails and write a part: of each image its stamp, bytes' hash, view, and why it could not be read."""
     marks, contents, greys, reasons = zip(*found, strict=True)
     thumbs = np.stack([view.thumb for view in greys])
     hashed = hashing.hashes(thumbs)

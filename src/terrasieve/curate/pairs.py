@@ -1,7 +1,7 @@
 """Pairs: the table of what was compared and how it was judged, ``DIR/pairs.parquet``.
 
-Written by ``exact`` and ``verify``, read by review, datasheet and report. Of a pair that drops one, id_a is the one that
-stays in its place.
+Written by ``exact`` and ``verify``, read by review, datasheet and report. Of a pair that drops one, id_a stays
+and id_b goes.
 """
 
 from __future__ import annotations

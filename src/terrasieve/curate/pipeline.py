@@ -1,6 +1,7 @@
 """Pipeline: all steps of a curation in order, in one folder; what is done already is not done again.
 
-``recipe.yaml  steps.json  log.jsonl  steps/*.parquet  hashes/  pairs.parquet  decisions.jsonl  manifest.parquet``
+``recipe.yaml  steps.json  log.jsonl  steps/*.parquet  hashes/  pairs.parquet  decisions.jsonl  manifest.parquet
+shards/``
 
 Each step has a key, a hash of its settings, its version and the key of the step before; the first of all is a hash of
 the listing of the sources. A step whose file is there and whose key is in ``steps.json`` is skipped. So a run that was
@@ -21,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from terrasieve.curate import collect, listing
-from terrasieve.curate.engine import Engine, Local
+from terrasieve.curate.engine import engine_of
 from terrasieve.curate.recipe import CurateRecipe
+from terrasieve.curate.shards import export_shards
 from terrasieve.curate.step import Result, Work
-from terrasieve.curate.steps import STEPS
+from terrasieve.curate.steps import STEPS, Step
 from terrasieve.errors import UserError
 from terrasieve.files import held, written_aside
 from terrasieve.section import Section
@@ -63,28 +65,51 @@ def curate(settings: CurateRecipe, folder: Path, progress: Progress | None = Non
         UserError: a source that cannot be used, a full disk, a folder that another process holds.
         KeyboardInterrupt: passed on; everything done so far stays.
     """
+    _stands_apart(folder, settings)
     with held(folder, "-o"):
         with written_aside(folder / "recipe.yaml") as aside:
             aside.write_text(dump(settings), encoding="utf-8")
         run = Run(settings, folder, progress or Progress())
         source = run.scan()
         for name, step in STEPS.items():
-            own = getattr(settings, step.key)
-            if own is not None:
-                target = run.folder / "steps" / f"{name}.parquet"
-                run.do(name, step.version, _adapted(name, own, settings), target, _bound(step.run, source, target))
-                source = target
+            if getattr(settings, step.key) is not None:
+                source = run.step(name, step, source)
         publish(source, folder / "manifest.parquet")
+        if settings.shards is not None:
+            shards = folder / "shards"
+            run.do(
+                "shards",
+                1,
+                settings.shards,
+                shards / "manifest.parquet",
+                lambda own, work: export_shards(source, shards, own, work),
+            )
         return run.entries
 
 
-def _bound(step: Callable[..., Result], source: Path, target: Path) -> Callable[[Any, Work], Result]:
-    return lambda settings, work: step(source, target, settings, work)
+def _stands_apart(folder: Path, settings: CurateRecipe) -> None:
+    for source in settings.sources:
+        for path in map(Path, source.paths):
+            if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+                raise UserError(
+                    f"-o: {folder} lies inside {path}, a folder of source {source.name!r}, so what is written would be "
+                    "listed as images. Choose a folder outside, or name the source's own folders."
+                )
 
 
-def _adapted(name: str, own: Section, settings: CurateRecipe) -> Section:
-    """Scenes that will be cut are not too large."""
-    return own.model_copy(update={"max_px": None}) if name == "exclude" and settings.slice is not None else own
+def _decisions(work: Work) -> str:
+    """Return a hash of what a person decided in review, which verification reads."""
+    return hashlib.blake2b(work.decisions.read_bytes()).hexdigest() if work.decisions.exists() else ""
+
+
+def _adapted(name: str, settings: CurateRecipe) -> Section:
+    """Return a step's settings: scenes that will be cut are not too large, and the order of sources is priority."""
+    own: Section = getattr(settings, STEPS[name].key)
+    if name == "exclude" and settings.slice is not None:
+        return own.model_copy(update={"max_px": None})
+    if "sources" in type(own).model_fields and not own.model_dump()["sources"]:
+        return own.model_copy(update={"sources": tuple(source.name for source in settings.sources)})
+    return own
 
 
 @dataclass
@@ -104,8 +129,14 @@ class Run:
     entries: list[Entry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.work = Work(self.folder, engine(self.settings), self.settings.seed, self.progress.counts)
+        self.work = Work(
+            self.folder,
+            engine_of(self.settings.engine, self.settings.workers),
+            self.settings.seed,
+            self.progress.counts,
+        )
         self.before = {entry["step"]: entry for entry in read_steps(self.folder)}
+        self.anew = False
         (self.folder / "steps").mkdir(exist_ok=True)
 
     def scan(self) -> Path:
@@ -130,8 +161,29 @@ class Run:
             spool.unlink(missing_ok=True)
         return target
 
+    def step(self, name: str, step: Step, source: Path) -> Path:
+        """Do one of ``STEPS``, unless it is done, and return the manifest that it wrote."""
+        target = self.folder / "steps" / f"{name}.parquet"
+        self.do(
+            name,
+            step.version,
+            _adapted(name, self.settings),
+            target,
+            lambda own, work: step.run(source, target, own, work),
+            _decisions(self.work) if name == "verify" else "",
+            step.also,
+        )
+        return target
+
     def do(
-        self, name: str, version: int, own: Section, target: Path, run: Callable[[Any, Work], Result], extra: str = ""
+        self,
+        name: str,
+        version: int,
+        own: Section,
+        target: Path,
+        run: Callable[[Any, Work], Result],
+        extra: str = "",
+        also: tuple[str, ...] = (),
     ) -> None:
         """Do a step, unless it is done.
 
@@ -142,14 +194,17 @@ class Run:
             target: what it writes.
             run: does it.
             extra: what its result depends on besides settings and the step before.
+            also: what else it writes into the folder.
         """
         previous = self.entries[-1]["key"] if self.entries else ""
         content = [name, version, own.model_dump(mode="json"), self.settings.seed, previous, extra]
         key = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
         entry = self.before.get(name)
-        if entry is not None and entry["key"] == key and target.exists():
+        there = target.exists() and all((self.folder / part).exists() for part in also)
+        if entry is not None and entry["key"] == key and there and not self.anew:
             self._note(entry, True)
             return
+        self.anew = True  # what follows may have read what is written again now
         self.progress.begins(name)
         self._log({"begins": name})
         start = time.monotonic()
@@ -197,15 +252,6 @@ def read_steps(folder: Path) -> list[Entry]:
             f"Cannot read {path}: {error}. Remove it; the steps are then done again, the hashes are kept."
         ) from error
     return entries
-
-
-def engine(settings: CurateRecipe) -> Engine:
-    """Return what runs functions over parts."""
-    if settings.engine == "ray":
-        from terrasieve.curate.ray import Ray
-
-        return Ray(settings.workers)
-    return Local(settings.workers)
 
 
 def publish(source: Path, target: Path) -> None:

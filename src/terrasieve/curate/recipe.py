@@ -13,9 +13,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from terrasieve.curate.collect import ScanSettings
+from terrasieve.curate.exact import ExactSettings
 from terrasieve.curate.exclude import ExcludeSettings
 from terrasieve.curate.listing import SourceSettings
+from terrasieve.curate.near import NearSettings
+from terrasieve.curate.shards import ShardSettings
 from terrasieve.curate.slicing import SliceSettings
+from terrasieve.curate.sparse import SparseSettings
+from terrasieve.curate.store import HashSettings
+from terrasieve.curate.verify import VerifySettings
 from terrasieve.section import Section
 from terrasieve.settings_file import override, read, validate
 
@@ -34,6 +40,12 @@ class CurateRecipe(Section):
         scan: how files are read.
         exclude: what is dropped, by header and by pixels.
         slice: how oversized scenes are cut; null = they are dropped as too large.
+        hash: how images are hashed.
+        exact: how exact duplicates are found.
+        sparse: how much of low information stays; null = all of it, in the join too.
+        near: how near-duplicates are found.
+        verify: how they are judged.
+        shards: of what is kept, in ``shards/``; null = none are written.
     """
 
     name: str = Field(default="curated", pattern=r"^[\w.-]+$")
@@ -44,6 +56,12 @@ class CurateRecipe(Section):
     scan: ScanSettings = ScanSettings()
     exclude: ExcludeSettings = ExcludeSettings()
     slice: SliceSettings | None = SliceSettings()
+    hash: HashSettings = HashSettings()
+    exact: ExactSettings = ExactSettings()
+    sparse: SparseSettings | None = SparseSettings()
+    near: NearSettings = NearSettings()
+    verify: VerifySettings = VerifySettings()
+    shards: ShardSettings | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> CurateRecipe:

@@ -183,14 +183,10 @@ def _everywhere(windows: np.ndarray, outline: bytes | None, lon: float | None, l
 
 
 def from_transform(windows: np.ndarray, transform: geo.Affine, crs: str) -> Places:
-    """Return the places of windows of a scene with a transform and a CRS, exactly (``geo.footprint``)."""
-    a, b, c, d, e, f = transform
-    outlines, centres = [], []
-    for x, y, width, height in windows.tolist():
-        own = (a, b, a * x + b * y + c, d, e, d * x + e * y + f)
-        outlines.append(geo.footprint(own, crs, width, height))
-        centres.append(geo.centre(own, crs, width, height) or (None, None))
-    return Places([None if o is None else shapely.to_wkb(o) for o in outlines], *map(list, zip(*centres, strict=True)))
+    """Return the places of windows of a scene with a transform and a CRS, exactly."""
+    outlines, centres = geo.window_places(transform, crs, windows)
+    lon, lat = ([None if np.isnan(value) else value for value in column] for column in centres.T.tolist())
+    return Places([None if outline is None else shapely.to_wkb(outline) for outline in outlines], lon, lat)
 
 
 def from_ring(windows: np.ndarray, ring: np.ndarray, size: tuple[int, int]) -> Places:

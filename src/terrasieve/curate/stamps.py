@@ -24,7 +24,7 @@ LISTED = pa.schema([("id", pa.uint64()), ("stamp", pa.int64()), ("fingerprint", 
 def status_of(file: str) -> os.stat_result | None:
     """Return what the file system says of a file; None where there is no such local file."""
     try:
-        return None if is_remote(file) else Path(file).stat()
+        return None if is_remote(file) else os.stat(file)  # noqa: PTH116 (three times as fast)
     except (OSError, ValueError):
         return None
 
@@ -49,21 +49,19 @@ class Stamps:
         order = np.argsort(ids, kind="stable")
         self._ids, self._stamps = ids[order], table["stamp"].to_numpy()[order]
 
-    def differ(self, uris: pa.ChunkedArray) -> np.ndarray:
-        """Tell of which (n,) uris the file is not the one that was listed."""
+    def differ(self, uris: pa.ChunkedArray, stamps: np.ndarray) -> np.ndarray:
+        """Tell of which (n,) uris the file with this (n,) stamp is not the one that was listed."""
         if not len(self._ids):
             return np.zeros(len(uris), bool)
-        last: tuple[str, bool] = ("", False)
-        found = []
-        for uri in uris.to_pylist():
-            if uri != last[0]:  # windows of a scene stand together
-                last = uri, self._differs(uri)
-            found.append(last[1])
-        return np.array(found, bool)
+        last, known = "", 0
+        found = np.empty(len(uris), np.int64)
+        for row, uri in enumerate(uris.to_pylist()):
+            if uri != last:  # windows of a scene stand together
+                last, known = uri, self._of(uri)
+            found[row] = known
+        return np.asarray((found != 0) & (found != stamps))
 
-    def _differs(self, uri: str) -> bool:
+    def _of(self, uri: str) -> int:
         number = np.uint64(int(manifest.row_id(uri), 16))
         at = int(np.searchsorted(self._ids, number))
-        if at == len(self._ids) or self._ids[at] != number or self._stamps[at] == 0:
-            return False
-        return bool(stamp(status_of(uri.partition("#name=")[0])) != self._stamps[at])
+        return int(self._stamps[at]) if at < len(self._ids) and self._ids[at] == number else 0

@@ -149,6 +149,8 @@ def drop(table: pa.Table, rows: np.ndarray, reasons: list[str]) -> pa.Table:
         rows: (k,) numbers of rows; those that are not kept already stay as they are.
         reasons: (k,) "code: detail".
     """
+    if not len(rows):
+        return table
     keep = table["keep"].to_numpy(zero_copy_only=False).copy()
     reason = np.asarray(table["reason"].to_pylist(), object)
     for row, why in zip(rows, reasons, strict=True):

@@ -69,6 +69,11 @@ def hash_images(source: Path, target: Path, settings: HashSettings, work: Work) 
     return result
 
 
+def names(ids: np.ndarray) -> list[str]:
+    """Turn (n,) uint64 back into the manifest's ids."""
+    return [f"{number:016x}" for number in ids.tolist()]
+
+
 class Store:
     """The store of a curation, for reading.
 
@@ -78,6 +83,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         """Open ``folder``; hash columns are read when asked for, thumbnails by the page."""
+        self._folder = folder
         self._paths = sorted(folder.glob("part-*.arrow"))
         parts = [self._read(path, "id") for path in self._paths]
         self._ends = np.cumsum([0, *(len(part) for part in parts)])
@@ -105,7 +111,7 @@ class Store:
         if name == "pixel_hash":
             from terrasieve.curate.pixels import pixel_hashes
 
-            return pixel_hashes(self)
+            return pixel_hashes(self, self._folder)
         if not self._paths:
             empty = np.zeros((0, _SHAPES[name]) if name in _SHAPES else 0, np.uint64)
             return empty.astype(object) if name == "reason" else empty
@@ -122,11 +128,6 @@ class Store:
                 images = self._read(self._paths[number], "thumb")
                 found[chosen] = images[rows[chosen] - self._ends[number]]
         return found
-
-    @property
-    def folder(self) -> Path | None:
-        """Where its files lie; None when it is empty."""
-        return self._paths[0].parent if self._paths else None
 
     @staticmethod
     def _read(path: Path, name: str) -> np.ndarray:

@@ -32,11 +32,14 @@ def members(path: str, ignored: Counter[str]) -> Iterator[Entry]:
         path: of the tar, absolute.
         ignored: gets the extensions of files that are neither images nor read.
     """
+    images: list[Entry] = []
+    beside: dict[str, str] = {}
+    key = None
+    if Path(path).exists() and not Path(path).is_file():
+        yield {"uri": path, "reason": "not_an_image: a pipe, a device or a folder, not a file"}
+        return
     try:
         with Path(path).open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            images: list[Entry] = []
-            beside: dict[str, str] = {}
-            key = None
             for member in tar:
                 if not member.isreg():
                     continue
@@ -53,10 +56,12 @@ def members(path: str, ignored: Counter[str]) -> Iterator[Entry]:
                     beside[extension] = _text(tar, member)
                 else:
                     ignored[extension] += 1
-            yield from _sample(images, beside)
-            _check_end(path, stream, tar)
+            _check_end(stream, tar)
+        broken = []
     except (tarfile.TarError, OSError, EOFError) as error:
-        yield {"uri": path, "reason": f"{_code(error)}: {error}"}
+        broken = [{"uri": path, "reason": f"{_code(error)}: {error}"}]
+    yield from _sample(images, beside)
+    yield from broken
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
@@ -97,7 +102,7 @@ def _of_json(text: str, uri: str) -> dict[str, Any]:
     return known
 
 
-def _check_end(path: str, stream: Any, tar: tarfile.TarFile) -> None:
+def _check_end(stream: Any, tar: tarfile.TarFile) -> None:
     """Raise for a tar that was cut inside its last file, of which tarfile reads the header alone."""
     stream.seek(0, 2)
     last = tar.getmembers()[-1] if tar.getmembers() else None

@@ -81,7 +81,7 @@ def means(grey_HW: NDArray[Any], height: float | None = None, width: float | Non
     H, W = grey_HW.shape
     if height is None and width is None and H % SIDE == 0 and W % SIDE == 0 and grey_HW.dtype == np.uint8:
         parts = grey_HW.reshape(SIDE, H // SIDE, SIDE, W // SIDE)
-        return parts.sum(axis=(1, 3), dtype=np.uint32) / np.float32(H * W // SIDE**2)
+        return np.asarray(parts.sum(axis=(1, 3), dtype=np.uint32) / np.float32(H * W // SIDE**2), np.float32)
     rows, columns = shares(height or H), shares(width or W)
     return np.asarray(rows @ grey_HW.astype(np.float32) @ columns.T, np.float32)
 

@@ -56,7 +56,7 @@ def stretched(
     low, high = (limit[:, None, None] for limit in between)
     with np.errstate(invalid="ignore"):
         shown = ((image_3HW.astype(np.float32) - low) / (high - low)).clip(0, 1)
-    shown = np.where(np.isfinite(shown), shown, np.float32(no_data))
+    shown = np.where(np.isfinite(image_3HW), shown, np.float32(no_data))
     if valid_HW is not None:
         shown = np.where(valid_HW, shown, np.float32(no_data))
     return np.ascontiguousarray(shown.transpose(1, 2, 0), np.float32)

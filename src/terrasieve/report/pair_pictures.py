@@ -32,7 +32,8 @@ class PairPictures:
     Attributes:
         left: (H, W, 3) uint8, the first image; None when it cannot be read.
         right: (H, W, 3) uint8, the second one, turned as the pair says.
-        difference: (h, w, 3) uint8, ``GAIN`` x the absolute difference of what both show; None without both.
+        difference: (h, w, 3) uint8 grey, ``GAIN`` x the absolute difference of what both show, mean of the bands;
+            None without both.
         mean_difference: mean absolute difference, of the range shown, in [0, 1]; of pixels that are real in both.
         shared_left: what the first shows of the ground that both show.
         shared_right: the same of the second.
@@ -194,9 +195,9 @@ def _difference(
     for valid, box in zip((valid_a, valid_b), boxes, strict=True):
         if valid is not None:
             real &= _resampled(_cut(valid, box).astype(np.float32), shape) > 0.99
-    amount = np.abs(_resampled(cut_a, shape) - _resampled(cut_b, shape)) * real[..., None]
+    amount = np.abs(_resampled(cut_a, shape) - _resampled(cut_b, shape)).mean(axis=2) * real
     mean = float(amount[real].mean()) if real.any() else None
-    return to_bytes((GAIN * amount).clip(0, 1)), mean
+    return to_bytes((GAIN * amount).clip(0, 1))[..., None].repeat(3, axis=2), mean
 
 
 def _cut(picture: NDArray[Any], box: Box) -> NDArray[Any]:
