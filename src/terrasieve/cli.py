@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import bench, curate, datasheet, redundancy, review, shard, steps, subset
+from terrasieve.commands import audit, bench, curate, datasheet, overlaps, redundancy, review, shard, steps, subset
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 

@@ -67,7 +67,8 @@ def near(phash: NDArray[np.uint64], numbers: NDArray[np.int64], sides: NDArray[n
     owner = np.concatenate([numbers[one], np.repeat(numbers[two], turns)])
     turn = np.concatenate([np.full(len(one), turns), np.tile(np.arange(turns), len(two))]).astype(np.uint8)
     group = join(hashes, distance).group
-    order = np.lexsort((turn != turns, group))  # of each group the first set's hashes come first
+    later = np.asarray(turn != turns)
+    order = np.lexsort([later, group])  # of each group the first set's hashes come first
     a, b, orientation, bits = _pairs(hashes[order], owner[order], turn[order], group[order], distance, turns)
     best = np.lexsort([orientation, bits, b, a])
     a, b, orientation, bits = a[best], b[best], orientation[best], bits[best]
