@@ -39,7 +39,7 @@ def equal(keys: NDArray[np.uint64], numbers: NDArray[np.int64], sides: NDArray[n
         numbers: (n,) of the rows that the keys belong to.
         sides: (n,) 0 = the first set.
     """
-    order = np.lexsort([sides, keys[:, 1], keys[:, 0]])
+    order = np.lexsort([sides.astype(np.uint64), keys[:, 1], keys[:, 0]])
     ordered = keys[order]
     starts = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)][: len(ordered)])
     found = [np.zeros((0, 2), np.int64)]
