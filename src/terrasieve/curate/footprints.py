@@ -102,6 +102,8 @@ def by_window(rows: Rows, where: Places, least: float, between: bool) -> Overlap
         least: shared fraction.
         between: only pairs of different manifests.
     """
+    if not where.windowed.any():
+        return _gridded(np.zeros((0, 2), np.int64), where.box[:0], where.box[:0], np.zeros((0, 2)), least)
     kept = np.flatnonzero(rows.kept & (where.box[:, 2] > 0))
     _, group, sizes = np.unique(where.parent[kept], return_inverse=True, return_counts=True)
     some = np.zeros(len(sizes), bool)
@@ -157,12 +159,21 @@ class _Outlines(NamedTuple):
 
     owner: NDArray[np.int64]
     bounds: NDArray[np.float64]
-    wkb: pa.ChunkedArray
+    wkb: list[pa.Array]
     crs: NDArray[np.int32]  # numbers of ``names``
     names: list[str | None]
 
     def shapes(self, places: NDArray[np.int64]) -> Shapes:
-        return np.asarray(shapely.from_wkb(self.wkb.take(pa.array(places)).to_numpy()))
+        found = np.empty(len(places), object)
+        ends = np.cumsum([len(part) for part in self.wkb])
+        part = np.searchsorted(ends, places, side="right")  # ChunkedArray.take would copy them all
+        order = np.argsort(part, kind="stable")
+        for these in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+            if len(these):
+                chunk = self.wkb[part[these[0]]]
+                inside = places[these] - (ends[part[these[0]]] - len(chunk))
+                found[these] = shapely.from_wkb(chunk.take(pa.array(inside)).to_numpy(zero_copy_only=False))
+        return found
 
 
 def _outlines(rows: Rows, where: Places) -> _Outlines:
@@ -176,7 +187,7 @@ def _outlines(rows: Rows, where: Places) -> _Outlines:
         bounds[here] = shapely.bounds(shapely.from_wkb(chosen["geometry"].to_numpy())).reshape(-1, 4)
         crs[here] = [known.setdefault(name, len(known)) for name in chosen["crs"].to_pylist()]
         done += len(chosen)
-    return _Outlines(owner, bounds, pa.chunked_array(chunks, pa.binary()), crs, list(known))
+    return _Outlines(owner, bounds, chunks, crs, list(known))
 
 
 def _swept(
