@@ -18,6 +18,7 @@ from terrasieve.methods.mae import MAE, MAESettings
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.methods.rvit import RViT, RViTSettings
 from terrasieve.methods.selective_mae import SelectiveMAE, SelectiveMAESettings
+from terrasieve.nn.convolution import ConvEncoder
 from terrasieve.nn.encoder import Encoder
 
 MethodSettings = Annotated[MAESettings | CrossMAESettings | SelectiveMAESettings, Field(discriminator="name")]
@@ -41,7 +42,7 @@ class Method(Protocol):
 
     views: Literal[1, 2, "neighbours"]
     lr_scale: float
-    encoder: Encoder
+    encoder: Encoder | ConvEncoder
 
     def __call__(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
         """Compute loss and metrics; ids are drawn first, from ``generator``."""
@@ -60,7 +61,7 @@ class Adapter(Method, Protocol):
         ...
 
 
-def build(settings: MethodSettings | AdapterSettings, encoder: Encoder, seed: int = 0) -> torch.nn.Module:
+def build(settings: MethodSettings | AdapterSettings, encoder: Encoder | ConvEncoder, seed: int = 0) -> torch.nn.Module:
     """Build a method around an encoder; the weights of decoder or head are drawn from ``seed``."""
     kinds: dict[str, Any] = {**METHODS, **ADAPTERS}
     return cast(torch.nn.Module, kinds[settings.name](settings, encoder, seed))

@@ -54,6 +54,14 @@ class LogSettings(Section):
     wandb: str | None = None
 
 
+def _needs_vit(method: str, encoder: EncoderSettings) -> None:
+    if encoder.patch_px == 0:
+        raise ValueError(
+            f"method {method} works on the patches of a ViT, and encoder.name {encoder.name} is none; use e.g. "
+            "vit_small_patch16_224, or one of the contrastive methods"
+        )
+
+
 class LoopSettings(Section):
     """What every run of the loop has, whatever it trains.
 
@@ -86,7 +94,7 @@ class LoopSettings(Section):
     def _fits(self) -> Self:
         height, width = self.image.shape_px
         p = self.encoder.patch_px
-        if height % p or width % p:
+        if p and (height % p or width % p):
             raise ValueError(
                 f"encoder.patch_px: a patch of {p} px does not divide image.size_px {height} x {width}; "
                 f"use a multiple of {p}"
@@ -147,6 +155,7 @@ class AdaptSettings(LoopSettings):
 
     @model_validator(mode="after")
     def _suits(self) -> Self:
+        _needs_vit(self.method.name, self.encoder)
         dense = self.task.masks is not None
         if dense != (self.method.name == "rupernet"):
             raise ValueError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from terrasieve import methods
 from terrasieve.data.mix import Mix
-from terrasieve.nn.encoder import Encoder
+from terrasieve.nn.convolution import encoder_of
 from terrasieve.train import distributed
 from terrasieve.train.distributed import World
 from terrasieve.train.optim import adamw, peak_lr
@@ -74,7 +74,7 @@ def precision(settings: LoopSettings, device: torch.device) -> torch.dtype:
 
 def build(settings: TrainSettings | AdaptSettings, world: World, channels: int) -> State:
     """Build encoder, method and optimiser from the settings, in which mean, std and the number of classes are given."""
-    encoder = Encoder(settings.encoder, channels, settings.image.shape_px, settings.seed)
+    encoder = encoder_of(settings.encoder, channels, settings.image.shape_px, settings.seed)
     return around(methods.build(settings.method, encoder, settings.seed), settings, world)
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from terrasieve import keyed
 from terrasieve.batch import Batch, Skip
@@ -23,6 +23,7 @@ from terrasieve.data.images import Images
 from terrasieve.data.samples import WholeSamples, collate
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
+from terrasieve.methods import Method
 from terrasieve.train import checkpoint, picture
 from terrasieve.train.distributed import gathered, mean_over
 from terrasieve.train.log import Log
@@ -31,7 +32,6 @@ from terrasieve.train.state import State, evaluating
 from terrasieve.train.trial import Trial
 
 PICTURED = 6
-VIT = "encoder.vit."
 
 
 class _Pending(NamedTuple):
@@ -42,6 +42,12 @@ class _Pending(NamedTuple):
     values: Tensor
     arrived: torch.cuda.Event | None
     known: dict[str, float]
+
+
+def state_name(method: Method) -> str:
+    """Return what the names of the backbone's weights begin with in a method's state."""
+    names = {module: name for name, module in cast(nn.Module, method).named_modules()}
+    return f"{names[method.encoder.vit]}."
 
 
 class Writer:
@@ -226,7 +232,8 @@ class Writer:
         """Write the encoder alone, in timm's names, and of a method that predicts the whole model too."""
         weights = checkpoint.gathered_weights(self.state.model)
         if self.state.world.leads:
-            vit = {name.removeprefix(VIT): value for name, value in weights.items() if name.startswith(VIT)}
+            backbone = state_name(self.state.method)
+            vit = {name.removeprefix(backbone): w for name, w in weights.items() if name.startswith(backbone)}
             checkpoint.write_weights(vit, self.folder / "weights.safetensors")
             if hasattr(self.state.method, "predict"):
                 checkpoint.write_weights(weights, self.folder / "model.safetensors")
