@@ -24,6 +24,7 @@ from terrasieve.data.samples import WholeSamples, collate
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.methods import Method
+from terrasieve.methods.collapse import COLLAPSED_RANK
 from terrasieve.train import checkpoint, picture
 from terrasieve.train.distributed import gathered, mean_over
 from terrasieve.train.log import Log
@@ -69,6 +70,7 @@ class Writer:
         settings = state.settings
         self.log = Log(folder, start, settings.log.wandb) if state.world.leads else None
         self.skipped_images = 0
+        self._collapsed = False
         self._unlisted: list[tuple[int, Skip]] = []
         self._pending: _Pending | None = None
         self._sums: dict[str, Tensor] = {}
@@ -169,7 +171,11 @@ class Writer:
         with evaluating(state), state.autocast():
             painted = state.method(batch, draw, picture=True).picture
         if self.log and painted:
-            drawn = picture.compose(painted, settings.encoder.patch_px, settings.image.shape_px, self.images.bands)
+            bands, patch_px = self.images.bands, settings.encoder.patch_px
+            if "image" in painted:
+                drawn = picture.compose_views(painted, bands)
+            else:
+                drawn = picture.compose(painted, patch_px, settings.image.shape_px, bands)
             picture.write(drawn, self.folder / "pictures" / f"step_{done:08d}.png")
             self.log.picture(done, drawn)
 
@@ -221,6 +227,10 @@ class Writer:
         line = dict(zip(names, values.tolist(), strict=True)) | known
         if self.log:
             self.log.step(step, line)
+        collapsed = line.get("effective_rank", COLLAPSED_RANK) < COLLAPSED_RANK
+        if collapsed and not self._collapsed:
+            self.event("collapse", step, effective_rank=line["effective_rank"], bound=COLLAPSED_RANK)
+        self._collapsed = collapsed
         if line["skipped_steps"] and self.state.settings.optim.non_finite == "stop":
             raise UserError(
                 f"A gradient was not finite at or before step {step} and optim.non_finite is 'stop'. The weights were "
