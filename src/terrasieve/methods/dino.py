@@ -84,19 +84,17 @@ class DINO(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
         """Compute the loss: cross-entropy of the student's views under the teacher's, pairs of one view left out."""
         whole = two_views(batch, generator, self.settings)
-        parts = draw_views(batch, generator, self.local, self._local_px(batch), self.settings.local_views)
+        parts = self._local_views(batch, generator)
         teacher_2BK = torch.stack(self.target(torch.cat(whole)).chunk(2))
         if self.training:
             self._means.append(teacher_2BK.mean(dim=(0, 1)))
             self._progress = batch.progress
-        embedded_ND = [self.encoder.features(torch.cat(whole))]
-        embedded_ND += [self.encoder.features(parts.flatten(0, 1))] if len(parts) else []
+        embedded_ND = [self.encoder.features(torch.cat(views)) for views in (whole, parts) if views]
         bottleneck_ND = self.head.bottleneck(torch.cat(embedded_ND))
         student_VBK = torch.stack(torch.split(self.head.compare(bottleneck_ND), len(batch)))
         temperature = teacher_temperature(batch.progress, self.settings)
         loss = distil(student_VBK, teacher_2BK, self.centre, self.settings.student_temperature, temperature)
-        shown = (*whole, parts[0]) if len(parts) else whole
-        return finish(loss, bottleneck_ND[: len(batch)], batch, shown, picture)
+        return finish(loss, bottleneck_ND[: len(batch)], batch, (*whole, *parts[:1]), picture)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -107,11 +105,13 @@ class DINO(nn.Module):
         moved_K = self.centre.lerp(mean_K, 1 - self.settings.centre_momentum)
         self.centre.copy_(torch.where(mean_K.isfinite().all(), moved_K, self.centre))
 
-    def _local_px(self, batch: Batch) -> int:
-        if self.settings.local_px:
-            return self.settings.local_px
+    def _local_views(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, ...]:
+        if not self.settings.local_views:
+            return ()
         patch_px = getattr(self.encoder, "patch_px", 1)
-        return max(side_of(batch, self.settings.view_px) // 2 // patch_px, 1) * patch_px
+        half_px = max(side_of(batch, self.settings.view_px) // 2 // patch_px, 1) * patch_px
+        side_px = self.settings.local_px or half_px
+        return tuple(draw_views(batch, generator, self.local, side_px, self.settings.local_views))
 
 
 class PrototypeHead(nn.Module):
