@@ -1,0 +1,162 @@
+"""Pairs: images of neighbouring ground, found through their footprints and drawn by key.
+
+Between ``places`` and the samples of methods that look at neighbours (NeighborMAE, Tile2Vec, temporal views). Centres
+are unit vectors in trees, one per class of footprint sizes, so that poles and the antimeridian are nothing special and
+one large scene does not make every query large. Source: METHODS.md, section 4; the kinds of neighbours are ours.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from pydantic import Field
+from scipy.spatial import cKDTree
+
+from terrasieve import keyed
+from terrasieve.data.places import EARTH_RADIUS_M, Places, unit_vectors
+from terrasieve.section import Section
+
+Kind = Literal["same_place", "overlap", "adjacent", "near", "site", "alone"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_CLASS = 4.0  # sizes of one tree differ by this factor at most
+
+
+class PairSettings(Section):
+    """Which images are neighbours; each pair is of the first kind that fits.
+
+    Attributes:
+        kinds: those that are drawn, of same_place (IoU >= ``same_iou``, another date), overlap (IoU in ``iou``),
+            adjacent (no overlap, no farther apart than ``gap`` of the anchor's side), near (centres within
+            ``max_km``), and site (one folder, for images without a place). Equally often, where an anchor has them.
+        same_iou: from where on two footprints are the same place.
+        min_days: least time between two dates of one place; images without a date count as of another one.
+        iou: least and largest overlap.
+        gap: share of the anchor's side.
+        max_km: of "near".
+    """
+
+    kinds: tuple[Literal["same_place", "overlap", "adjacent", "near", "site"], ...] = (
+        "same_place", "overlap", "adjacent", "site",
+    )  # fmt: skip
+    same_iou: float = Field(default=0.9, gt=0, le=1)
+    min_days: float = Field(default=1.0, ge=0)
+    iou: tuple[float, float] = (0.05, 1.0)
+    gap: float = Field(default=0.1, ge=0)
+    max_km: float = Field(default=5.0, gt=0)
+
+
+class Pair(NamedTuple):
+    """An anchor's neighbour.
+
+    Attributes:
+        row: of the neighbour; the anchor's own when it is alone.
+        kind: how they are neighbours.
+        boxes_24: (2, 4) float64, footprints of anchor and neighbour, left, top, right, bottom in metres (units of the
+            anchor's CRS); both (0, 1, 1, 0) where no place is known.
+    """
+
+    row: int
+    kind: Kind
+    boxes_24: np.ndarray
+
+
+class Neighbours:
+    """The index of a manifest's images."""
+
+    def __init__(self, places: Places, settings: PairSettings, seed: int = 0) -> None:
+        """Build the trees: some seconds for 10 million images."""
+        self.places, self.settings, self.seed = places, settings, seed
+        self._xyz = unit_vectors(places.centre)
+        placed = np.isfinite(places.radius_m) & np.isfinite(self._xyz).all(axis=1)
+        level = np.floor(np.log(np.maximum(places.radius_m, 1.0)) / np.log(_CLASS))
+        self._trees: list[tuple[cKDTree, np.ndarray, float]] = []
+        for size in np.unique(level[placed]):
+            rows = np.flatnonzero(placed & (level == size))
+            tree = cKDTree(self._xyz[rows], leafsize=32, compact_nodes=False, balanced_tree=False)
+            self._trees.append((tree, rows, float(places.radius_m[rows].max())))
+        self._placed = placed
+        unplaced = np.flatnonzero(~placed)
+        self._by_site = unplaced[np.argsort(places.site[unplaced], kind="stable")]
+        self._sites = places.site[self._by_site]
+
+    def of(self, row: int) -> dict[Kind, np.ndarray]:
+        """Return an image's neighbours by kind, rows ascending; only kinds that are drawn and that it has."""
+        if not self._placed[row]:
+            start, stop = np.searchsorted(self._sites, [self.places.site[row], self.places.site[row] + 1])
+            others = self._by_site[start:stop]
+            found: dict[Kind, np.ndarray] = {"site": others[others != row]}
+        else:
+            found = self._around(row)
+        return {kind: rows for kind, rows in found.items() if kind in self.settings.kinds and len(rows)}
+
+    def _around(self, row: int) -> dict[Kind, np.ndarray]:
+        wanted, own_m = self.settings, float(self.places.radius_m[row])
+        apart_m = 2 * own_m * wanted.gap if "adjacent" in wanted.kinds else 0.0
+        parts = []
+        for tree, rows, largest_m in self._trees:
+            reach_m = own_m + largest_m + apart_m + 1
+            reach_m = max(reach_m, 1000 * wanted.max_km) if "near" in wanted.kinds else reach_m
+            chord = 2 * np.sin(min(reach_m / EARTH_RADIUS_M, np.pi) / 2)
+            parts.append(rows[tree.query_ball_point(self._xyz[row], chord * 1.01)])
+        others = np.sort(np.concatenate(parts))
+        others = others[others != row]
+        kinds = self._kinds(row, others)
+        return {kind: others[kinds == number] for number, kind in enumerate(KINDS)}
+
+    def _kinds(self, row: int, others: np.ndarray) -> np.ndarray:
+        """Return each candidate's kind, a number into ``KINDS``, -1 for none."""
+        wanted = self.settings
+        kinds = np.full(len(others), -1)
+        boxes = self.places.boxes(np.r_[row, others], row)
+        iou, gap = _iou_and_gap(boxes[0], boxes[1:])
+        side = max(boxes[0, 2] - boxes[0, 0], boxes[0, 1] - boxes[0, 3])
+        chord = np.linalg.norm(self._xyz[others] - self._xyz[row], axis=1)
+        apart_km = 2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M / 1000
+        days = np.abs(self.places.time[others] - self.places.time[row]) / 86_400
+        other_date = ~(days < wanted.min_days)  # an unknown date counts as another one
+        rules = {
+            "near": apart_km <= wanted.max_km,
+            "adjacent": (iou == 0) & (gap <= wanted.gap * side + 1e-6 * max(side, 1)),
+            "overlap": (iou >= wanted.iou[0]) & (iou <= wanted.iou[1]) & (iou > 0) & (iou < wanted.same_iou),
+            "same_place": (iou >= wanted.same_iou) & other_date,
+        }
+        for kind, fits in rules.items():  # the most particular one last
+            if kind in wanted.kinds:
+                kinds[fits & np.isfinite(iou)] = KINDS.index(kind)
+        return kinds
+
+    def draw(self, row: int, epoch: int) -> Pair:
+        """Draw an image's neighbour of an epoch: a kind first, then one of that kind; a function of seed and both."""
+        found = self.of(row)
+        draw = keyed.numpy_generator(self.seed, "pair", epoch, row)
+        if not found:
+            return Pair(row, "alone", self._boxes(row, row))
+        kind = list(found)[int(draw.integers(len(found)))]
+        other = int(found[kind][int(draw.integers(len(found[kind])))])
+        return Pair(other, kind, self._boxes(row, other))
+
+    def _boxes(self, row: int, other: int) -> np.ndarray:
+        boxes = self.places.boxes(np.array([row, other]), row)
+        flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 1] <= boxes[:, 3]) | ~np.isfinite(boxes).all(axis=1)
+        return np.tile([0.0, 1.0, 1.0, 0.0], (2, 1)) if flat.any() else boxes
+
+    def census(self, rows: np.ndarray) -> Counter[str]:
+        """Count images by the kinds of neighbours that they have ("alone" = none), for a note before training."""
+        counts: Counter[str] = Counter()
+        for row in rows.tolist():
+            counts.update(list(self.of(row)) or ["alone"])
+        return counts
+
+
+def _iou_and_gap(anchor: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the overlap over the union, and the larger of the distances along the axes, of a box with others."""
+    across = np.minimum(anchor[2], boxes[:, 2]) - np.maximum(anchor[0], boxes[:, 0])
+    down = np.minimum(anchor[1], boxes[:, 1]) - np.maximum(anchor[3], boxes[:, 3])
+    tiny = 1e-9 * max(anchor[2] - anchor[0], anchor[1] - anchor[3])  # rounding is no overlap
+    shared = np.where((across > tiny) & (down > tiny), across * down, 0)
+    areas = [(b[..., 2] - b[..., 0]) * (b[..., 1] - b[..., 3]) for b in (anchor, boxes)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = np.where(shared > 0, shared / (areas[0] + areas[1] - shared), 0)
+    return np.where(np.isfinite(boxes).all(axis=1), iou, np.nan), np.maximum(np.maximum(-across, -down), 0)

@@ -1,0 +1,194 @@
+"""Places: where every image of a manifest lies, as arrays, and what is wrong with some of them.
+
+Between ``manifest`` and ``pairs``. A footprint is kept as its four corners in degrees, unwrapped around its centre, so
+that nothing special happens at the antimeridian; ``box`` turns them into a rectangle in metres of any image's CRS.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+from pyproj import CRS, Transformer
+
+from terrasieve.errors import UserError
+
+EARTH_RADIUS_M = 6371008.8
+_CHUNK = 1 << 19
+_POLYGON = 3  # shapely's number of the type
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places of n images.
+
+    Attributes:
+        centre: (n, 2) float64, longitude and latitude in degrees, NaN when unknown.
+        corners: (n, 4, 2) float64, those of the footprint's corners in order; all the centre where there is none.
+        radius_m: (n,) float32, from the centre to the farthest corner; 0 for a point, NaN when unknown.
+        crs: (n,) int16, index into ``names``; -1 when unknown.
+        names: "EPSG:32721" or WKT.
+        time: (n,) float64, seconds since 1970, NaN when unknown.
+        site: (n,) int64, images of one folder share it.
+        doubts: images by what is doubtful about their place.
+        examples: some of their ids, by the same words.
+    """
+
+    centre: np.ndarray
+    corners: np.ndarray
+    radius_m: np.ndarray
+    crs: np.ndarray
+    names: list[str]
+    time: np.ndarray
+    site: np.ndarray
+    doubts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def boxes(self, rows: np.ndarray, anchor: int) -> np.ndarray:
+        """Return rectangles around images in an anchor's CRS, which images of the same CRS fill exactly.
+
+        Around an image in degrees, or without a CRS, they are in metres of a plate carree that is true at its centre.
+
+        Args:
+            rows: (k,) int64.
+            anchor: a row.
+
+        Returns:
+            (k, 4) float64: left, top, right, bottom; not finite where the anchor's projection does not reach.
+        """
+        corners = self.corners[rows]
+        lon0, lat0 = self.centre[anchor]
+        lon = corners[..., 0] + 360 * np.round((lon0 - corners[..., 0]) / 360)
+        transformer = _from_degrees(self.names[self.crs[anchor]]) if self.crs[anchor] >= 0 else None
+        if transformer is not None:
+            x, y = transformer.transform(lon, corners[..., 1])
+        else:
+            x = np.radians(lon - lon0) * np.cos(np.radians(lat0)) * EARTH_RADIUS_M
+            y = np.radians(corners[..., 1] - lat0) * EARTH_RADIUS_M
+        return np.stack([x.min(axis=1), y.max(axis=1), x.max(axis=1), y.min(axis=1)], axis=1)
+
+
+@lru_cache(maxsize=256)
+def _from_degrees(name: str) -> Transformer | None:
+    """Return the transformer from degrees into a projected CRS; None for one in degrees."""
+    system = CRS.from_user_input(name)
+    return Transformer.from_crs("EPSG:4326", system, always_xy=True) if system.is_projected else None
+
+
+def find_places(table: pa.Table) -> Places:
+    """Collect the places of a manifest's kept rows, in their order (as ``images.from_table`` keeps them).
+
+    Args:
+        table: a manifest's columns id, uri, geometry, lon, lat, crs, gsd_m, width, height, datetime, keep.
+
+    Raises:
+        UserError: latitudes beyond 90 degrees, which are longitudes most likely.
+    """
+    kept = table.filter(pc.fill_null(table["keep"], False))
+    lon, lat = (_floats(kept[name]) for name in ("lon", "lat"))
+    _check_order(kept, lon, lat)
+    centre = np.stack([lon, lat], axis=1)
+    names = [name for name in pc.unique(kept["crs"]).to_pylist() if name is not None]
+    crs = pc.fill_null(pc.index_in(kept["crs"], pa.array(names, pa.string())), -1).to_numpy()
+    corners = np.full((len(kept), 4, 2), np.nan)
+    for start in range(0, len(kept), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        _fill(corners[part], kept["geometry"][start : start + _CHUNK], centre[part], crs[part], names)
+    folder = pc.replace_substring_regex(kept["uri"], r"[^/]*$", "").combine_chunks()
+    site = folder.dictionary_encode().indices.to_numpy().astype(np.int64)
+    time = _floats(pc.divide(pc.cast(kept["datetime"], pa.int64()), 1e6))
+    places = Places(centre, corners, _radius_m(centre, corners), crs.astype(np.int16), names, time, site)
+    return _doubted(places, kept)
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan).to_numpy(), np.float64)
+
+
+def _check_order(kept: pa.Table, lon: np.ndarray, lat: np.ndarray) -> None:
+    wrong = np.flatnonzero(np.abs(lat) > 90)
+    if len(wrong):
+        row = int(wrong[0])
+        raise UserError(
+            f"{len(wrong):,} of {len(kept):,} images have a latitude beyond 90 degrees, the first one "
+            f"{kept['uri'][row].as_py()} (lon {lon[row]}, lat {lat[row]}). Longitude and latitude are swapped, most "
+            "likely: correct the CSV or the metadata that they come from, and index again."
+        )
+
+
+def _fill(
+    corners: np.ndarray, geometry: pa.ChunkedArray, centre: np.ndarray, crs: np.ndarray, names: list[str]
+) -> None:
+    """Set corners from footprints; a point, or a place without a footprint, has four equal corners."""
+    shapes = shapely.from_wkb(geometry.to_numpy())
+    corners[:] = centre[:, None]
+    plain = (shapely.get_type_id(shapes) == _POLYGON) & (shapely.get_num_coordinates(shapes) == 5)
+    corners[plain] = shapely.get_coordinates(shapes[plain]).reshape(-1, 5, 2)[:, :4]
+    areal = (shapely.get_dimensions(shapes) == 2) & ~plain
+    for row in np.flatnonzero(areal):  # cut at the antimeridian, around a pole, or with edges that bend
+        name = names[crs[row]] if crs[row] >= 0 else None
+        corners[row] = _enclosed(shapely.get_coordinates(shapes[row]), centre[row, 0], name)
+
+
+def _enclosed(points: np.ndarray, lon0: float, name: str | None) -> list[tuple[float, float]]:
+    """Return the corners, in degrees, of a rectangle around points: upright in the image's CRS."""
+    x, y = points[:, 0] + 360 * np.round((lon0 - points[:, 0]) / 360), points[:, 1]
+    transformer = None if name is None else _from_degrees(name)
+    if transformer is not None:
+        x, y = transformer.transform(x, y)
+    west, east, south, north = x.min(), x.max(), y.min(), y.max()
+    around = np.array([(west, north), (east, north), (east, south), (west, south)])
+    if transformer is not None:
+        around = np.stack(transformer.transform(around[:, 0], around[:, 1], direction="INVERSE"), axis=1)
+    return [(float(lon), float(lat)) for lon, lat in around]
+
+
+def unit_vectors(degrees: np.ndarray) -> np.ndarray:
+    """Turn longitudes and latitudes (..., 2) into points of the unit sphere (..., 3)."""
+    lon, lat = np.radians(degrees[..., 0]), np.radians(degrees[..., 1])
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def _radius_m(centre: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    radius = np.empty(len(centre), np.float32)
+    for start in range(0, len(centre), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        chord = np.linalg.norm(unit_vectors(corners[part]) - unit_vectors(centre[part])[:, None], axis=2).max(axis=1)
+        radius[part] = 2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M
+    return radius
+
+
+def _doubted(places: Places, kept: pa.Table) -> Places:
+    """Count what is doubtful: no place, no CRS, no area, a footprint that contradicts the ground sample distance."""
+    width_m, height_m = _sides_m(places.corners)
+    gsd_m, width, height = (_floats(kept[name]) for name in ("gsd_m", "width", "height"))
+    known = np.isfinite(places.radius_m)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.sqrt(width_m * height_m / (width * height)) / gsd_m
+    found = {
+        "no place": ~known,
+        "a footprint without a CRS": known & (places.radius_m > 0) & (places.crs < 0),
+        "a footprint without area": known & (width_m * height_m == 0),
+        "a footprint that contradicts the GSD by more than 10 %": (ratio > 0) & (np.abs(ratio - 1) > 0.1),
+    }
+    doubts = Counter({words: int(which.sum()) for words, which in found.items() if which.any()})
+    examples: dict[str, list[Any]] = {
+        words: kept["uri"].take(pa.array(np.flatnonzero(found[words])[:5])).to_pylist() for words in doubts
+    }
+    return replace(places, doubts=doubts, examples=examples)
+
+
+def _sides_m(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lengths of the first two sides on the mean sphere, metres."""
+    points = [unit_vectors(corners[:, k]) for k in range(3)]
+    first, second = (np.linalg.norm(points[k + 1] - points[k], axis=1) * EARTH_RADIUS_M for k in (0, 1))
+    return first, second
