@@ -192,6 +192,7 @@ def test_simclr_is_a_loop_over_all_other_views() -> None:
         own = cosine_similarity(z[i], z[(i + 8) % 16], dim=0) / 0.3
         terms.append(torch.stack(similar).logsumexp(0) - own)
     assert torch.allclose(loss, torch.stack(terms).mean(), atol=1e-5)
+    assert torch.allclose(loss, lightly.loss.NTXentLoss(temperature=0.3)(*z.chunk(2)), atol=1e-5)
 
 
 @pytest.mark.parametrize("stop", [True, False])

@@ -17,6 +17,11 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process() -> int:
+    """Return the number of this process among them, counted from 0."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
 def gather_rows(local_B: Tensor) -> Tensor:
     """Lay the rows of all processes one after another, in the order of ranks: (B, ...) -> (processes x B, ...).
 

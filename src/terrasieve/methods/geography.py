@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from terrasieve.methods.gather import gather_rows, processes
+from terrasieve.methods.gather import gather_rows, process, processes
 from terrasieve.methods.ranks import hard_rank, soft_rank
 
 EARTH_RADIUS_KM = 6371.0088
@@ -60,8 +60,7 @@ def unit_vectors(lon_deg_B: Tensor, lat_deg_B: Tensor) -> Tensor:
 def pair_up(embeddings_BD: Tensor, lon_deg_B: Tensor, lat_deg_B: Tensor) -> Pairs:
     """Set every local sample against all samples of all processes; gradients flow to both sides."""
     unit_BD = normalize(embeddings_BD.float(), dim=1)
-    world = processes()
-    rank = dist.get_rank() if world > 1 else 0
+    world, rank = processes(), process()
     units_ND, lons_N, lats_N = (gather_rows(v) for v in (unit_BD, lon_deg_B, lat_deg_B))
     with torch.autocast(embeddings_BD.device.type, enabled=False):
         cosine_BN = unit_BD @ units_ND.T

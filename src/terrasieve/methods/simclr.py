@@ -1,7 +1,9 @@
 """SimCLR: tell the other view of an image from all other views of the batch (Chen et al., ICML 2020).
 
-METHODS.md, section 5. The loss is lightly's; with several processes the others are those of the global batch, with
-gradients to all of them.
+METHODS.md, section 5. With several processes the others are those of the global batch, with gradients to all of them.
+The loss is not lightly's, which indexes by a mask and so makes the host wait; it is tested against it.
+
+Legend: B images here, N images of all processes, two views each.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 
 from terrasieve.batch import Batch, Output
-from terrasieve.methods.gather import processes
+from terrasieve.methods.gather import gather_rows, process
 from terrasieve.methods.siamese import Backbone, SiameseSettings, check_side, finish, float_of, head, two_views
 
 
@@ -44,14 +47,23 @@ class SimCLR(nn.Module):
 
     def forward(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
         """Compute the loss: normalised temperature-scaled cross-entropy over the global batch."""
-        from lightly.loss import NTXentLoss
-
         views = two_views(batch, generator, self.settings)
         # One pass for both: batch norm sees the two views together, as the paper has it.
         first, second = float_of(self.head, self.encoder.features(torch.cat(views))).chunk(2)
-        with torch.autocast(first.device.type, enabled=False):
-            loss = NTXentLoss(self.settings.temperature, gather_distributed=processes() > 1)(first, second)
+        loss = nt_xent(first, second, self.settings.temperature)
         return finish(loss, first, batch, views, picture)
 
     def after_step(self, step: int) -> None:
         """Do nothing: SimCLR has no state beside its weights."""
+
+
+def nt_xent(first_BD: Tensor, second_BD: Tensor, temperature: float) -> Tensor:
+    """Return the normalised temperature-scaled cross-entropy of each local view's other one among all other views."""
+    views = [normalize(view_BD, dim=1) for view_BD in (first_BD, second_BD)]
+    others = [gather_rows(view_BD) for view_BD in views]
+    B, N = len(first_BD), len(others[0])
+    place_B = torch.arange(B, device=first_BD.device) + process() * B
+    itself, other = torch.cat([place_B, place_B + N]), torch.cat([place_B + N, place_B])
+    with torch.autocast(first_BD.device.type, enabled=False):
+        similar = torch.cat(views) @ torch.cat(others).T / temperature
+        return cross_entropy(similar.scatter(1, itself[:, None], -torch.inf), other)
