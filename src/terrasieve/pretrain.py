@@ -20,6 +20,7 @@ from terrasieve.data import images as imagery
 from terrasieve.data.loader import settled
 from terrasieve.errors import UserError
 from terrasieve.files import written_aside
+from terrasieve.methods.regularisers import Geographic, check_places
 from terrasieve.recipe import AdaptRecipe, R, Recipe
 from terrasieve.train import distributed, folder, loop
 from terrasieve.train.checkpoint import found
@@ -101,7 +102,11 @@ def pretrain(
                 describe(run, settings, about, images, resume)
             if on_start:
                 on_start(world, settings, len(images), steps_done(run))
+            if settings.geography is not None:
+                check_places(images.lon, images.lat, settings.geography)
             state = build(settings, world, len(images.bands))
+            if isinstance(state.method, Geographic):
+                state.method.locate(images.lon, images.lat)
             return loop.train(state, images, run, about, stop_at=stop_at, on_step=on_step, on_log=on_log)
 
 
