@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from terrasieve import keyed
 from terrasieve.batch import Batch, Rows
 from terrasieve.data.augment import ImageSettings
+from terrasieve.data.groups import Groups
 from terrasieve.data.images import Images
 from terrasieve.data.samples import TrainSamples, WholeSamples, collate
 from terrasieve.data.truth import Truth
@@ -83,6 +84,7 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     truth: Truth | None = None,
+    groups: Groups | None = None,
 ) -> Iterator[Batch]:
     """Yield this process's batch of each step, in digital numbers, on the host.
 
@@ -96,11 +98,12 @@ def train_batches(
         rank: this process, 0 <= rank < world.
         world: number of processes.
         truth: labels, masks and redundancy of the images.
+        groups: gives every sample its neighbours.
     """
     share = batch_size // world
     rows = (rank * share, (rank + 1) * share)
     sampler = StepSampler(len(images), seed, steps, rows, batch_size)
-    for batch in _batches(TrainSamples(images, image, seed, truth), loader, batch_sampler=sampler):
+    for batch in _batches(TrainSamples(images, image, seed, truth, groups=groups), loader, batch_sampler=sampler):
         yield replace(batch, rows=Rows(rows[0], batch_size))
 
 

@@ -15,14 +15,17 @@ from torch import Tensor
 from terrasieve.batch import Batch, Output
 from terrasieve.methods.cross_mae import CrossMAE, CrossMAESettings
 from terrasieve.methods.mae import MAE, MAESettings
+from terrasieve.methods.neighbor_mae import NeighborMAE, NeighborMAESettings
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.methods.rvit import RViT, RViTSettings
 from terrasieve.methods.selective_mae import SelectiveMAE, SelectiveMAESettings
 from terrasieve.nn.encoder import Encoder
 
-MethodSettings = Annotated[MAESettings | CrossMAESettings | SelectiveMAESettings, Field(discriminator="name")]
+MethodSettings = Annotated[
+    MAESettings | CrossMAESettings | SelectiveMAESettings | NeighborMAESettings, Field(discriminator="name")
+]
 
-METHODS = {"mae": MAE, "cross_mae": CrossMAE, "selective_mae": SelectiveMAE}
+METHODS = {"mae": MAE, "cross_mae": CrossMAE, "selective_mae": SelectiveMAE, "neighbor_mae": NeighborMAE}
 
 # The supervised methods, which ``terrasieve adapt`` trains; they can also predict.
 AdapterSettings = Annotated[RViTSettings | RUPerNetSettings, Field(discriminator="name")]

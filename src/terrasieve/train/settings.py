@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.loader import LoaderSettings
 from terrasieve.data.masks import MaskSettings
+from terrasieve.data.pairs import PairSettings
 from terrasieve.methods import AdapterSettings, MethodSettings
 from terrasieve.nn.encoder import EncoderSettings
 from terrasieve.section import Section
@@ -101,9 +102,14 @@ class LoopSettings(Section):
 
 
 class TrainSettings(LoopSettings):
-    """Everything that decides what a pretraining computes: the loop's settings and one of the masked methods."""
+    """Everything that decides what a pretraining computes: the loop's settings and one of the methods.
+
+    Attributes:
+        pairs: which images are neighbours, for the methods that look at them.
+    """
 
     method: MethodSettings
+    pairs: PairSettings = PairSettings()
 
 
 class TaskSettings(Section):
