@@ -115,7 +115,7 @@ def packed_attention(attention: nn.Module, x_SD: Tensor, packing: Packing) -> Te
 def packed_reading(q_BHMd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
     """Let each image's M queries read that image's packed tokens: (B, H, M, d)."""
     if q_BHMd.device.type == "cpu":
-        return _read_by_image(q_BHMd, k_SHd, v_SHd, packing)
+        return cast(Tensor, _read_by_image(q_BHMd, k_SHd, v_SHd, packing))
     if packing.mask is None:
         B, H, M, d = q_BHMd.shape
         ends = torch.arange(0, (B + 1) * M, M, device=q_BHMd.device, dtype=torch.int32)
