@@ -46,8 +46,8 @@ CONTENDERS = {
     "cross_mae": Contender("CrossMAE-style", {"name": "cross_mae"}),
     "neighbor_mae": Contender("NeighborMAE, pairs that do not overlap", {"name": "neighbor_mae"}),
     "neighbor_mae_25": Contender(
-        "NeighborMAE, 25 % of targets, 12 cross-attention blocks",
-        {"name": "neighbor_mae", "predict": 0.25, "decoder": {"depth": 12}},
+        "NeighborMAE, 25 % of targets by cross-attention",
+        {"name": "neighbor_mae", "predict": 0.25},
     ),
     "mae_timm": Contender("MAE of timm blocks (yardstick)", {"name": "mae"}, PlainMAE),
     "mae_lightly": Contender("MAE of lightly modules (yardstick)", {"name": "mae"}, LightlyMAE),
