@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -132,6 +134,32 @@ def _features(
     widths = [encoder.width for encoder in encoders.values()]
     parts = torch.split(together, [*widths, together.shape[1] - sum(widths)], dim=1)
     return dict(zip([*encoders, RAW_PIXELS], parts, strict=True)), order
+
+
+def embed_run(
+    run: Path, table: pa.Table, *, workers: int = 1, on_images: Callable[[int, int], None] | None = None
+) -> np.ndarray:
+    """Compute a run's features of a manifest's kept images.
+
+    Args:
+        run: folder of the run.
+        table: of ``manifest.SCHEMA``; its kept rows need the bands of the run.
+        workers: reading processes.
+        on_images: called with images done and their total.
+
+    Returns:
+        (kept rows, D) float32, the mean patch token; NaN for an image that cannot be read.
+
+    Raises:
+        UserError: if the folder holds no run, or the images do not fit it.
+    """
+    settings, encoder = load_run(run)
+    images = imagery.from_table(table, settings.image.bands)
+    features, order = _features(images, settings, {PRETRAINED: encoder}, "mean", workers, on_images)
+    values = features[PRETRAINED].cpu().numpy()
+    result = np.full((len(images), values.shape[1]), np.nan, np.float32)
+    result[order.numpy()] = values
+    return result
 
 
 def export_run(run: Path, out: Path, *, overwrite: bool = False) -> None:

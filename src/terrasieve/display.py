@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -13,10 +15,12 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table as RichTable
 from rich.text import Text
 
 out = Console(highlight=False, soft_wrap=True)
@@ -115,3 +119,68 @@ class RunsBar:
     def say(self, words: str) -> None:
         """Show what is being done beside the runs."""
         self._progress.update(self._task, description=words)
+
+
+class StepsDisplay:
+    """The display of a curation: a line per finished step, a bar for the one that runs, a table at the end."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            RateColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not err.is_terminal,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> StepsDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begins(self, name: str) -> None:
+        """Start the bar of a step."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(name, total=None, numbers="", unit="rows")
+
+    def counts(self, done: int, total: int) -> None:
+        """Move the bar; a total of 0 is not known yet."""
+        if self._task is not None:
+            numbers = f"{done:,}/{total:,}" if total else f"{done:,}"
+            self._progress.update(self._task, completed=done, total=total or None, numbers=numbers)
+
+    def ends(self, entry: dict[str, Any], before: bool) -> None:
+        """Write the line of a finished step."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        dropped = ", ".join(f"{n:,} {code}" for code, n in entry["dropped"].items())
+        took = "done before" if before else f"{entry['seconds']:,.1f} s"
+        words = f"{entry['step']:<8} {entry['rows']:>11,} rows {entry['kept']:>11,} kept  {took:>11}"
+        err.print(f"{words}  dropped: {dropped}" if dropped else words, markup=False, style="dim" if before else None)
+        for note in [] if before else entry["notes"]:
+            err.print(f"         {note}", markup=False, style="dim")
+
+    def summary(self, entries: list[dict[str, Any]], folder: Path) -> None:
+        """Print what was dropped and why, and where everything is."""
+        table = RichTable(title="What was dropped, and why", title_justify="left", show_edge=False)
+        table.add_column("step")
+        table.add_column("reason")
+        table.add_column("rows", justify="right")
+        for entry in entries:
+            for code, n in entry["dropped"].items():
+                table.add_row(entry["step"], code, f"{n:,}")
+        out.print(table if table.row_count else "Nothing was dropped.")
+        last = next(entry for entry in reversed(entries) if entry["step"] != "shards")
+        out.print(f"{last['kept']:,} of {last['rows']:,} rows are kept")
+        for name in ("manifest.parquet", "report.html", "DATASHEET.html", "shards"):
+            if (folder / name).exists():
+                out.print(f"{name.split('.')[0].lower()}: {folder / name}", markup=False)

@@ -1,8 +1,9 @@
-"""Files: written whole or not at all, under a temporary name beside the final one. Used by everything that writes."""
+"""Files: written whole or not at all, in folders that one process holds at a time. Used by everything that writes."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,3 +44,38 @@ def written_aside(path: Path) -> Iterator[Path]:
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: Path, option: str = "--folder") -> Iterator[None]:
+    """Hold a folder, so that two processes never write into one.
+
+    Args:
+        folder: is made.
+        option: of the command line that names it, for the messages.
+
+    Raises:
+        UserError: if another process holds it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write into the folder {folder}: {error.strerror}. Choose another with {option}."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                f"The folder {folder} is in use by process {lock.read().strip() or '?'}. "
+                f"Wait for it, stop it, or choose another folder with {option}."
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        for partial in [*folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
+            partial.unlink(missing_ok=True)  # left by a killed run
+        yield

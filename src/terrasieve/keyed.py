@@ -38,6 +38,17 @@ def numpy_generator(seed: int, stream: str, *parts: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(seed, stream, *parts)))
 
 
+def mixed(seed: int, stream: str, ids: np.ndarray) -> np.ndarray:
+    """Return a uniform uint64 for each of (n,) uint64 ids, a function of the key (see :func:`key`) and the id alone.
+
+    Source: the finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), of the ids shifted by the key.
+    """
+    values = ids + np.uint64(key(seed, stream) & (2**64 - 1))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return np.asarray(values ^ (values >> np.uint64(31)))
+
+
 def generator(seed: int, stream: str, *parts: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator for a key (see :func:`key`), seeded on ``device``.
 

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from terrasieve.errors import UserError
+from terrasieve.remote import is_url, open_url
 
 SCHEMA_VERSION = "1"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # stable: 16 hex digits of a hash of uri and window
-        ("uri", pa.string()),  # absolute path or URL of the file that holds the pixels
+        ("uri", pa.string()),  # absolute path or URL of the file that holds the pixels; "./..." starts at this file
         ("window", pa.list_(pa.int32(), 4)),  # x, y, width, height in pixels of the file; null = the whole file
         ("width", pa.int32()),  # pixels of this row's image or window
         ("height", pa.int32()),
@@ -54,6 +55,7 @@ SCHEMA = pa.schema(
     ]
 )
 _VERSION_KEY = b"terrasieve:schema"
+_FOLDER_KEY = b"terrasieve:folder"  # of a table in memory: where uris that are relative in its file start
 
 
 def row_id(uri: str, window: Sequence[int] | None = None) -> str:
@@ -111,7 +113,8 @@ def read(path: str | Path, columns: Sequence[str] | None = None, *, empty_ok: bo
     """Read a manifest.
 
     Args:
-        path: a file written by ``write``.
+        path: a file written by ``write``, or a URL of one that fsspec reads; uris "./..." come back in full, starting
+            at its folder.
         columns: names, in the order wanted; None = all.
         empty_ok: accept a manifest of which no row is kept, as a review of what was dropped does.
 
@@ -119,16 +122,15 @@ def read(path: str | Path, columns: Sequence[str] | None = None, *, empty_ok: bo
         UserError: no file, not Parquet, truncated, not a manifest, another schema version, an unknown column, or no
             row to use.
     """
-    path = Path(path)
     unknown = [name for name in columns or () if name not in SCHEMA.names]
     if unknown:
         raise UserError(f"A manifest has no column {unknown[0]!r}.{_nearest(unknown[0])}")
     _check_parquet(path)
     wanted = None if columns is None else list(dict.fromkeys([*columns, "keep"]))
     try:
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as stream, pq.ParquetFile(stream) as file:
             _check_version(path, file.schema_arrow)
-            table = file.read(wanted)
+            table = resolved(file.read(wanted), path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path} is a damaged Parquet file ({error}). Make it again with `terrasieve index`."
@@ -141,10 +143,41 @@ def read(path: str | Path, columns: Sequence[str] | None = None, *, empty_ok: bo
     return table if columns is None else table.select(list(columns))
 
 
+def resolved(table: pa.Table, path: str | Path) -> pa.Table:
+    """Return a manifest's rows with their relative uris ("./...") in full.
+
+    Args:
+        table: any of a manifest's columns, as its file has them.
+        path: of the file, or its URL.
+    """
+    if "uri" not in table.column_names:
+        return table
+    relative = pc.fill_null(pc.starts_with(table["uri"], "./"), False)
+    if not pc.any(relative).as_py():
+        return table
+    folder = path.rpartition("/")[0] if is_url(path) else str(Path(path).absolute().parent)
+    whole = pc.binary_join_element_wise(folder, pc.utf8_slice_codeunits(table["uri"], 1), "")
+    uris = pc.if_else(relative, whole, table["uri"])
+    table = table.set_column(table.column_names.index("uri"), "uri", uris)
+    return table.replace_schema_metadata((table.schema.metadata or {}) | {_FOLDER_KEY: folder.encode()})
+
+
+def _as_written(table: pa.Table) -> pa.Table:
+    """Undo ``resolved``, so that a manifest that is moved together with its images stays the same one."""
+    folder = (table.schema.metadata or {}).get(_FOLDER_KEY, b"").decode()
+    if not folder:
+        return table
+    inside = pc.fill_null(pc.starts_with(table["uri"], folder + "/"), False)
+    cut = pc.binary_join_element_wise(".", pc.utf8_slice_codeunits(table["uri"], len(folder)), "")
+    return table.set_column(table.column_names.index("uri"), "uri", pc.if_else(inside, cut, table["uri"]))
+
+
 def content_hash(table: pa.Table | str | Path) -> str:
-    """Return 32 hex digits of a hash of a manifest's content, whatever its row groups, chunks and compression."""
-    if not isinstance(table, pa.Table):
-        table = read(table, empty_ok=True)
+    """Return 32 hex digits of a hash of a manifest's content, whatever its row groups, chunks and compression.
+
+    Where images lie beside their manifest and its uris are relative, moving both changes nothing.
+    """
+    table = _as_written(table if isinstance(table, pa.Table) else read(table, empty_ok=True))
     digest = hashlib.blake2b(f"terrasieve manifest {SCHEMA_VERSION}".encode(), digest_size=16)
     for field in _conformed(table).schema:
         digest.update(field.name.encode())
@@ -205,10 +238,14 @@ def version_metadata() -> dict[bytes, bytes]:
     return {_VERSION_KEY: SCHEMA_VERSION.encode()}
 
 
-def _check_parquet(path: Path) -> None:
+def _opened(path: str | Path) -> BinaryIO:
+    return open_url(path) if is_url(path) else Path(path).open("rb")
+
+
+def _check_parquet(path: str | Path) -> None:
     remedy = "Make a manifest with `terrasieve index FOLDER -o FILE.parquet`."
     try:
-        with path.open("rb") as stream:
+        with _opened(path) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(0)
             first = stream.read(4)
@@ -217,14 +254,14 @@ def _check_parquet(path: Path) -> None:
     except FileNotFoundError as error:
         raise UserError(f"There is no manifest {path}. {remedy}") from error
     except OSError as error:
-        raise UserError(f"Cannot read the manifest {path}: {error.strerror}.") from error
+        raise UserError(f"Cannot read the manifest {path}: {error.strerror or error}.") from error
     if first != b"PAR1":
         raise UserError(f"{path} is not a Parquet file: it begins with {first!r}. {remedy}")
     if last != b"PAR1" or size < 12:
         raise UserError(f"{path} is a truncated Parquet file of {size:,} bytes. Make or copy it again.")
 
 
-def _check_version(path: Path, schema: pa.Schema) -> None:
+def _check_version(path: str | Path, schema: pa.Schema) -> None:
     found = (schema.metadata or {}).get(_VERSION_KEY)
     if found is None:
         raise UserError(

@@ -20,6 +20,7 @@ from terrasieve import manifest, recipe
 from terrasieve.data import images as imagery
 from terrasieve.data import survey
 from terrasieve.data.groups import Groups
+from terrasieve.data.loader import settled
 from terrasieve.errors import UserError
 from terrasieve.files import written_aside
 from terrasieve.methods import METHODS
@@ -31,6 +32,7 @@ from terrasieve.train.state import build
 
 # What may differ between the start and the resumption of a run: nothing of it changes the weights.
 FREE = ("loader", "log", "output", "name", "device", "data")
+KEPT = ("order", "lanes")  # of the loader: they say which images make a batch
 
 
 def new_folder(settings: Recipe | AdaptRecipe) -> Path:
@@ -55,6 +57,7 @@ def resumed(run: Path, overrides: list[str], kind: type[R] = Recipe) -> R:  # ty
     stored, changed = recipe.load(path, (), kind), recipe.load(path, overrides, kind)
     before, after = stored.model_dump(exclude=set(FREE)), changed.model_dump(exclude=set(FREE))
     different = [key for key in before if before[key] != after[key]]
+    different += [f"loader.{key}" for key in KEPT if getattr(stored.loader, key) != getattr(changed.loader, key)]
     if different:
         raise UserError(
             f"A resumed run keeps its recipe; {', '.join(different)} would differ from {path}. "
@@ -150,7 +153,8 @@ def complete(settings: R, images: imagery.Images, **more: Any) -> R:
     if image.mean is None or image.std is None:
         mean, std = imagery.band_statistics(images, settings.seed)
         image = image.model_copy(update={"mean": image.mean or mean, "std": image.std or std})
-    content = settings.model_dump(mode="json") | {"image": image.model_dump(mode="json")} | more
+    found = {"image": image.model_dump(mode="json"), "loader": settled(settings.loader, images).model_dump(mode="json")}
+    content = settings.model_dump(mode="json") | found | more
     return recipe.check(content, "(completed with the data's bands)", type(settings))
 
 

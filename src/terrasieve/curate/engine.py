@@ -13,6 +13,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TypeVar
 
+from terrasieve.errors import UserError
+
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -58,6 +60,25 @@ class Local:
         except BrokenProcessPool:
             for number, part in left.items():
                 yield number, _alone(work, part)
+
+
+def engine_of(name: str, workers: int | None = None) -> Engine:
+    """Return an engine by its name.
+
+    Args:
+        name: local, or ray (the extra ``terrasieve[ray]``): a cluster that is there, else one started on this machine.
+        workers: parts worked on at a time; None = one per core.
+
+    Raises:
+        UserError: no such engine, or Ray is not installed.
+    """
+    if name == "local":
+        return Local(workers)
+    if name == "ray":
+        from terrasieve.curate.ray import Ray
+
+        return Ray(workers)
+    raise UserError(f"There is no engine {name!r}; there are local and ray.")
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

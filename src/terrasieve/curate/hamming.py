@@ -66,6 +66,11 @@ def join(hashes: np.ndarray, distance: int, threads: int | None = None) -> Join:
     return _rows(order, first, unique, near)
 
 
+def unite(group: np.ndarray, pairs: np.ndarray) -> None:
+    """Unite the groups of pairs (m, 2) of rows, in place; ``group`` (n,) int64 holds the first row of each one's."""
+    _unite_all(group, np.ascontiguousarray(pairs))
+
+
 def _rows(order: np.ndarray, first: np.ndarray, unique: np.ndarray, near: np.ndarray) -> Join:
     """Translate a forest over unique hashes into one over rows; equal hashes are chained to the first of them."""
     n = len(order)
@@ -133,7 +138,7 @@ def _count_ones(typing: Any, value: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-_bits: Any = intrinsic(_count_ones)
+ones: Any = intrinsic(_count_ones)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -231,10 +236,10 @@ def _against(
         end = min(start + 64, stop)
         hits = 0
         for j in range(start, end):
-            hits += _bits(h ^ hashes[j]) <= limit
+            hits += ones(h ^ hashes[j]) <= limit
         if hits:
             for j in range(start, end):
-                if _bits(h ^ hashes[j]) <= limit and _unite(parent, rows[i], rows[j]):
+                if ones(h ^ hashes[j]) <= limit and _unite(parent, rows[i], rows[j]):
                     found[count, 0], found[count, 1] = rows[i], rows[j]
                     count += 1
         start = end
@@ -272,7 +277,7 @@ def _large(
                 inside += 1
         for i in range(inside, n):
             for j in range(first, inside):
-                if _bits(hashes[i] ^ hashes[j]) <= limit:
+                if ones(hashes[i] ^ hashes[j]) <= limit:
                     if _unite(parent, rows[i], rows[j]):
                         found[count, 0], found[count, 1] = rows[i], rows[j]
                         count += 1

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-SIDE = 32
+from terrasieve.imagery.grey import SIDE, means, shares
+
 LOW = 8
 # Quarter turns (anticlockwise) and then a left-right mirror; the first is the image as it is.
 ORIENTATIONS = tuple((quarters, mirrored) for mirrored in (False, True) for quarters in range(4))
@@ -39,27 +40,26 @@ def thumbnail(grey_HW: np.ndarray) -> np.ndarray:
     Args:
         grey_HW: uint8, at least 1 px a side.
     """
-    H, W = grey_HW.shape
-    if H % SIDE == 0 and W % SIDE == 0:
-        parts = grey_HW.reshape(SIDE, H // SIDE, SIDE, W // SIDE)
-        means = parts.sum(axis=(1, 3), dtype=np.uint32) / np.float32(H * W // SIDE**2)
-    else:
-        means = _shares(H) @ grey_HW.astype(np.float32) @ _shares(W).T
-    return np.asarray(means + np.float32(0.5)).astype(np.uint8)
+    return np.asarray(means(grey_HW) + np.float32(0.5)).astype(np.uint8)
 
 
 def hashes(thumbs_nHW: np.ndarray) -> Hashes:
     """Hash thumbnails: (n, 32, 32) uint8."""
-    basis = _dct()
-    low_nVU = basis @ thumbs_nHW.astype(np.float32) @ basis.T
-    phash = np.stack([_phash(_oriented(low_nVU, *orientation)) for orientation in ORIENTATIONS], axis=1)
-    rows, columns = (_shares(SIDE, count) for count in (LOW, LOW + 1))
+    low_nVU = low_frequencies(thumbs_nHW)
+    phash = np.stack([_phash(oriented(low_nVU, *orientation)) for orientation in ORIENTATIONS], axis=1)
+    rows, columns = (shares(SIDE, count) for count in (LOW, LOW + 1))
     small = rows @ thumbs_nHW.astype(np.float32) @ columns.T
     rising = small[:, :, 1:] > small[:, :, :-1]
     return Hashes(phash, _packed(rising.reshape(-1, 64)), _entropy(thumbs_nHW))
 
 
-def _oriented(low_nVU: np.ndarray, quarters: int, mirrored: bool) -> np.ndarray:
+def low_frequencies(thumbs_nHW: np.ndarray) -> np.ndarray:
+    """Return the lowest 8 x 8 coefficients of the DCT-II of (n, 32, 32) thumbnails, unscaled: (n, 8, 8) float32."""
+    basis = _dct()
+    return np.asarray(basis @ thumbs_nHW.astype(np.float32) @ basis.T)
+
+
+def oriented(low_nVU: np.ndarray, quarters: int, mirrored: bool) -> np.ndarray:
     """Turn and mirror an image by the signs of its DCT: a mirrored axis negates its odd frequencies."""
     odd = np.where(np.arange(LOW) % 2, np.float32(-1), np.float32(1))
     for _ in range(quarters):  # anticlockwise: swap the axes, then mirror up-down
@@ -91,12 +91,3 @@ def _dct() -> np.ndarray:
     """Return the 8 lowest rows of the DCT-II over 32 values, (8, 32) float32, unscaled."""
     k, x = np.arange(LOW)[:, None], np.arange(SIDE)[None]
     return np.asarray(2 * np.cos(np.pi * k * (2 * x + 1) / (2 * SIDE)), np.float32)
-
-
-@cache
-def _shares(length: int, count: int = SIDE) -> np.ndarray:
-    """Return (count, length) float32: the share that each of ``length`` pixels has in each of ``count`` means."""
-    edges = np.linspace(0, length, count + 1)
-    pixels = np.arange(length)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return np.asarray(np.clip(overlap, 0, None) * count / length, np.float32)

@@ -21,7 +21,8 @@ import pyarrow as pa
 import shapely
 
 from terrasieve import manifest
-from terrasieve.curate.sources import Entry, Gathered, Labels, gather
+from terrasieve.curate.folders import Labels
+from terrasieve.curate.sources import Entry, Gathered, gather
 from terrasieve.imagery import geo
 from terrasieve.imagery.formats import MAX_PIXELS
 from terrasieve.imagery.headers import Header, header
@@ -185,17 +186,19 @@ def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[st
         yield from _one_by_one([entry], inspect)
 
 
-def inspect_files(entries: list[Entry], verify: Verify, max_pixels: int) -> list[tuple[dict[str, Any], str]]:
+def inspect_files(
+    entries: list[Entry], verify: Verify, max_pixels: int, max_tiled_pixels: int | None = None
+) -> list[tuple[dict[str, Any], str]]:
     """Return each entry's manifest row and the name of its format ("" when it has no readable header)."""
-    return [_inspect(entry, verify, max_pixels) for entry in entries]
+    return [_inspect(entry, verify, max_pixels, max_tiled_pixels) for entry in entries]
 
 
-def _inspect(entry: Entry, verify: Verify, max_pixels: int) -> tuple[dict[str, Any], str]:
+def _inspect(entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: int | None) -> tuple[dict[str, Any], str]:
     row = _row(entry)
     if row.get("reason"):
         return row | {"keep": False}, ""
     try:
-        found = header(entry["uri"], ends=verify != "header", max_pixels=max_pixels)
+        found = header(entry["uri"], ends=verify != "header", max_pixels=max_pixels, max_tiled_pixels=max_tiled_pixels)
         described = _described(row, entry, found)
         if verify == "decode":
             valid = read(entry["uri"], max_pixels=max_pixels).valid

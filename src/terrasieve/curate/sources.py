@@ -7,21 +7,19 @@ known before the file is opened (label, split, place, time). Entries come sorted
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any
 
-from terrasieve.curate.tables import absolute, read_csv, split_name
+from terrasieve.curate.folders import Labels, Places, files_below
+from terrasieve.curate.tables import absolute, read_csv
 from terrasieve.errors import UserError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".gtiff", ".jp2", ".j2k", ".webp", ".bmp"})
-Labels = Literal["auto", "folder", "none"]
 Entry = dict[str, Any]  # manifest columns known so far; "reason" when the file is already known to be unusable
-
-_SAMPLE_FILES = 10  # folders that all hold the same few file names are samples (s1.tif, s2.tif), not classes
 
 
 @dataclass
@@ -59,8 +57,7 @@ def gather(
     for path in map(Path, paths):
         if path.is_dir():
             roots.append(path)
-            found = _walk(path, pattern, all_files, gathered)
-            _label(path, found, labels, gathered)
+            found = _walk(path, pattern, all_files, labels, gathered)
         elif path.suffix.lower() == ".csv" and path.is_file():
             found = read_csv(path, gathered.notes)
         elif path.exists() or path.is_symlink():
@@ -88,76 +85,35 @@ def _endings() -> str:
     return " ".join(sorted(EXTENSIONS))
 
 
-def _walk(root: Path, pattern: str | None, all_files: bool, gathered: Gathered) -> list[Entry]:
+def _walk(root: Path, pattern: str | None, all_files: bool, labels: Labels, gathered: Gathered) -> list[Entry]:
     found: list[Entry] = []
     unmatched = 0
+    top = absolute(root)
+    places = Places(top)
 
     def denied(error: OSError) -> None:
-        code = "permission_denied" if isinstance(error, PermissionError) else "unreadable"
-        found.append({"uri": str(error.filename), "reason": f"{code}: the folder cannot be listed"})
+        found.append({"uri": str(error.filename).rstrip(os.sep), "reason": unlistable(error)})
 
-    top = absolute(root)
-    for folder, files in _folders(top, denied):
-        for name in files:
-            if name.startswith("."):
-                continue
-            extension = PurePath(name).suffix.lower()
-            uri = f"{folder}{os.sep}{name}"
-            inside = os.path.relpath(uri, top)
-            if not all_files and extension not in EXTENSIONS:
-                gathered.ignored[extension] += 1
-            elif pattern is None or fnmatch(inside, pattern) or fnmatch(name, pattern):
-                found.append({"uri": uri})
-            else:
-                unmatched += 1
+    for uri in files_below(top, denied):
+        name = PurePath(uri).name
+        extension = PurePath(name).suffix.lower()
+        if not all_files and extension not in EXTENSIONS:
+            gathered.ignored[extension] += 1
+        elif pattern is None or fnmatch(os.path.relpath(uri, top), pattern) or fnmatch(name, pattern):
+            found.append({"uri": uri})
+            places.add(uri)
+        else:
+            unmatched += 1
     if unmatched:
         gathered.notes.append(f"{root}: images that do not match {pattern!r}: {unmatched:,}.")
-    return found
+    rule = places.rule(labels, gathered.notes)
+    return [entry if "reason" in entry else entry | rule(entry["uri"]) for entry in found]
 
 
-def _folders(top: str, denied: Any) -> Iterator[tuple[str, list[str]]]:
-    """Walk folders in order of name, through links, each real folder once, so that a loop of links ends."""
-    seen: set[tuple[int, int]] = set()
-    for folder, inner, files in os.walk(top, onerror=denied, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            inner.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        yield folder, sorted(files)
-
-
-def _label(root: Path, entries: list[Entry], labels: Labels, gathered: Gathered) -> None:
-    """Add ``split`` from folders named train, val, test, and ``label`` from class folders."""
-    if labels == "none":
-        return
-    usable = [entry for entry in entries if "reason" not in entry]
-    places = [PurePath(os.path.relpath(entry["uri"], absolute(root))).parts for entry in usable]
-    if places and all(len(place) > 1 and split_name(place[0]) for place in places):
-        for entry, place in zip(usable, places, strict=True):
-            entry["split"] = split_name(place[0])
-        places = [place[1:] for place in places]
-    while places and len({place[0] for place in places}) == 1 and all(len(place) > 1 for place in places):
-        places = [place[1:] for place in places]  # ucmerced/Images/forest/...: one folder is nobody's class
-    if labels == "folder":
-        for entry in usable:
-            entry["label"] = PurePath(entry["uri"]).parent.name
-        return
-    names: defaultdict[str, set[str]] = defaultdict(set)
-    for place in places:
-        names[place[0]].add(place[-1])
-    sets = list(names.values())
-    if len(names) < 2 or any(len(place) != 2 for place in places) or min(map(len, sets)) < 2:
-        return
-    if len(sets[0]) < _SAMPLE_FILES and all(each == sets[0] for each in sets):
-        gathered.notes.append(
-            f"{root}: {len(names)} folders hold the same file names, so they are taken for samples, not for classes "
-            "(labels='folder' takes them for classes)."
-        )
-        return
-    for entry, place in zip(usable, places, strict=True):
-        entry["label"] = place[0]
+def unlistable(error: OSError) -> str:
+    """Return the reason of a folder that cannot be listed."""
+    code = "permission_denied" if isinstance(error, PermissionError) else "unreadable"
+    return f"{code}: the folder cannot be listed"
 
 
 def _join(entries: dict[str, Entry], csv: Path, roots: list[Path], notes: list[str]) -> None:

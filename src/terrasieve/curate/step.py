@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
-Change = Callable[[pa.Table, int], pa.Table]
+Change = Callable[[pa.Table, int], pa.Table | Iterator[pa.Table]]
 
 
 def rewrite(source: Path, target: Path, change: Change, tick: Tick = _silent) -> Result:
@@ -90,7 +91,7 @@ def rewrite(source: Path, target: Path, change: Change, tick: Tick = _silent) ->
     Args:
         source: a manifest.
         target: another one; appears when it is whole.
-        change: returns a table of ``manifest.SCHEMA``; it may have more or fewer rows (slicing).
+        change: returns a table of ``manifest.SCHEMA``; it may have more or fewer rows (slicing), or come in parts.
         tick: told the rows done and their number.
 
     Returns:
@@ -99,22 +100,45 @@ def rewrite(source: Path, target: Path, change: Change, tick: Tick = _silent) ->
     Raises:
         UserError: ``source`` is no manifest, or the disk is full.
     """
-    result, shapes = Result(), Shapes()
+    result = Result()
     manifest.read(source, ["keep"], empty_ok=True)  # a file that is no manifest is named as such
-    with pq.ParquetFile(source) as file, written_aside(target) as aside:
-        schema = manifest.SCHEMA.with_metadata(manifest.version_metadata())
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            first = 0
-            for batch in file.iter_batches(ROW_GROUP, columns=manifest.SCHEMA.names):
-                before = pa.Table.from_batches([batch])
-                after = change(before, first).select(manifest.SCHEMA.names).cast(manifest.SCHEMA)
-                _count(result, before, after)
-                shapes.add(after["geometry"])
-                writer.write_table(after.cast(schema), row_group_size=ROW_GROUP)
-                first += len(before)
-                tick(first, file.metadata.num_rows)
-            writer.add_key_value_metadata({"geo": json.dumps(shapes.metadata())})
+    with pq.ParquetFile(source) as file, writing(target, result) as write:
+        first = 0
+        was: Counter[str] = Counter()
+        for batch in file.iter_batches(ROW_GROUP, columns=manifest.SCHEMA.names):
+            before = manifest.resolved(pa.Table.from_batches([batch]), source)
+            was += tally(before)
+            after = change(before, first)
+            for part in [after] if isinstance(after, pa.Table) else after:
+                write(part)
+            first += len(before)
+            tick(first, file.metadata.num_rows)
+        result.dropped -= was
     return result
+
+
+@contextmanager
+def writing(target: Path, result: Result) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield a function that writes the next rows of a manifest, and count them.
+
+    Args:
+        target: appears when it is whole.
+        result: gets the rows, those kept, and all that are not, by code.
+    """
+    shapes = Shapes()
+    schema = manifest.SCHEMA.with_metadata(manifest.version_metadata())
+    with written_aside(target) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+
+        def write(table: pa.Table) -> None:
+            table = table.select(manifest.SCHEMA.names).cast(manifest.SCHEMA)
+            result.rows += len(table)
+            result.kept += pc.sum(table["keep"]).as_py() or 0
+            result.dropped.update(tally(table))
+            shapes.add(table["geometry"])
+            writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
+
+        yield write
+        writer.add_key_value_metadata({"geo": json.dumps(shapes.metadata())})
 
 
 def drop(table: pa.Table, rows: np.ndarray, reasons: list[str]) -> pa.Table:
@@ -125,6 +149,8 @@ def drop(table: pa.Table, rows: np.ndarray, reasons: list[str]) -> pa.Table:
         rows: (k,) numbers of rows; those that are not kept already stay as they are.
         reasons: (k,) "code: detail".
     """
+    if not len(rows):
+        return table
     keep = table["keep"].to_numpy(zero_copy_only=False).copy()
     reason = np.asarray(table["reason"].to_pylist(), object)
     for row, why in zip(rows, reasons, strict=True):
@@ -139,17 +165,17 @@ def codes(reasons: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.list_element(pc.split_pattern(reasons, ":", max_splits=1), 0)
 
 
-def _count(result: Result, before: pa.Table, after: pa.Table) -> None:
-    result.rows += len(after)
-    result.kept += pc.sum(after["keep"]).as_py() or 0
-    gone = after.filter(pc.invert(after["keep"]))["reason"]
-    was = before.filter(pc.invert(before["keep"]))["reason"]
-    result.dropped.update(_tally(gone))
-    result.dropped -= _tally(was)
-
-
-def _tally(reasons: pa.ChunkedArray) -> Counter[str]:
+def tally(table: pa.Table) -> Counter[str]:
+    """Count a manifest's rows that are not kept, by code of their reason."""
+    reasons = table.filter(pc.invert(table["keep"]))["reason"]
     return Counter({entry["values"]: entry["counts"] for entry in codes(reasons).value_counts().to_pylist()})
+
+
+def numbers(ids: pa.ChunkedArray) -> np.ndarray:
+    """Return ids (16 hex digits) as (n,) uint64."""
+    digits = np.frombuffer("".join(ids.to_pylist()).encode(), np.uint8).astype(np.uint64)
+    nibbles = (digits - np.where(digits < 58, 48, 87).astype(np.uint64)).reshape(-1, 16)
+    return np.asarray((nibbles << np.arange(60, -1, -4, dtype=np.uint64)).sum(axis=1, dtype=np.uint64))
 
 
 class Shapes:

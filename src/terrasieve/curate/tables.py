@@ -14,6 +14,7 @@ from typing import Any
 from terrasieve.errors import UserError
 from terrasieve.imagery import geo
 from terrasieve.imagery.headers import is_remote, parse_time
+from terrasieve.remote import is_url
 
 COLUMNS = {
     "uri": ("path", "uri", "file", "filename", "image"),  # relative ones start at the CSV's folder
@@ -87,6 +88,26 @@ def _columns(path: Path, head: list[str]) -> dict[str, int]:
 
 def _entry(path: Path, line: int, values: list[str], wanted: dict[str, int], folder: str) -> dict[str, Any]:
     texts = {name: values[i].strip() for name, i in wanted.items() if i < len(values) and values[i].strip()}
+    where = f"{path}, line {line}"
+    uri = texts.pop("uri", None)
+    if uri is None:
+        raise UserError(f"{where}: the image's path is empty.")
+    return {"uri": uri if is_url(uri) or is_remote(uri) else absolute(Path(folder, uri)), **parse_row(where, texts)}
+
+
+def parse_row(where: str, texts: dict[str, str]) -> dict[str, Any]:
+    """Turn texts into values of a manifest's columns.
+
+    Args:
+        where: they stand, for the message.
+        texts: by name of ``COLUMNS``, not empty.
+
+    Returns:
+        Manifest columns, plus ``bounds`` (left, bottom, right, top) and ``epsg``.
+
+    Raises:
+        UserError: a value that cannot be read.
+    """
 
     def take(name: str, change: Callable[[str], Any], meaning: str) -> Any:
         if name not in texts:
@@ -96,19 +117,15 @@ def _entry(path: Path, line: int, values: list[str], wanted: dict[str, int], fol
         except ValueError:
             value = None
         if value is None:
-            raise UserError(f"{path}, line {line}: {name} is {texts[name]!r}, but should be {meaning}.")
+            raise UserError(f"{where}: {name} is {texts[name]!r}, but should be {meaning}.")
         return value
 
-    uri = texts.get("uri")
-    if uri is None:
-        raise UserError(f"{path}, line {line}: the image's path is empty.")
     numbers = {name: take(name, float, "a number") for name in ("left", "bottom", "right", "top", "gsd_m")}
     bounds = tuple(numbers[name] for name in ("left", "bottom", "right", "top"))
     if None not in bounds and not (bounds[0] < bounds[2] and bounds[1] < bounds[3]):
-        raise UserError(f"{path}, line {line}: left, bottom, right, top are {bounds}, which enclose nothing.")
+        raise UserError(f"{where}: left, bottom, right, top are {bounds}, which enclose nothing.")
     labels = texts.get("labels")
     entry = {
-        "uri": uri if is_remote(uri) else absolute(Path(folder, uri)),
         "lon": take("lon", lambda text: _within(text, 180), "degrees from -180 to 180"),
         "lat": take("lat", lambda text: _within(text, 90), "degrees from -90 to 90"),
         "split": take("split", split_name, "train, val or test"),

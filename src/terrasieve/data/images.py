@@ -20,6 +20,7 @@ from terrasieve.errors import UserError
 from terrasieve.imagery.unreadable import UnreadableImage
 
 if TYPE_CHECKING:
+    from terrasieve.data.shard_cache import ShardCache
     from terrasieve.imagery import raster
 
 
@@ -37,6 +38,7 @@ class Images:
         dtype: what pixels travel in: uint8, uint16 or float32.
         lon, lat: (n,) degrees, NaN when unknown.
         time: (n,) seconds since 1970, NaN when unknown.
+        cache: where shards at URLs are kept while they are read; None = images are read where they are.
     """
 
     uris: list[str]
@@ -49,6 +51,7 @@ class Images:
     lon: np.ndarray
     lat: np.ndarray
     time: np.ndarray
+    cache: ShardCache | None = None
 
     def __len__(self) -> int:
         return len(self.uris)
@@ -68,7 +71,15 @@ class Images:
             window = (x + crop[0], y + crop[1], crop[2], crop[3])
         elif self.whole[row]:
             window = None
-        pixels = raster.read(self.uris[row], window, self.band_sets[self.band_ids[row]])
+        uri, bands = self.uris[row], self.band_sets[self.band_ids[row]]
+        near = uri if self.cache is None else self.cache.near(uri)
+        try:
+            pixels = raster.read(near, window, bands)
+        except UnreadableImage:
+            if near == uri or self.cache is None:
+                raise
+            self.cache.forget(near)  # the copy was damaged, or let go a moment ago: the original has the last word
+            pixels = raster.read(uri, window, bands)
         return raster.Pixels(pixels.array.astype(self.dtype, copy=False), pixels.valid)
 
     def take(self, rows: np.ndarray) -> Images:

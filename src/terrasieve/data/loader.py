@@ -8,23 +8,26 @@ what a batch holds, and a resumed run reads on where it stopped.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch.utils.data import DataLoader, Sampler
 
-from terrasieve import keyed
 from terrasieve.batch import Batch, Rows
+from terrasieve.data import shards
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.groups import Groups
 from terrasieve.data.images import Images
 from terrasieve.data.samples import TrainSamples, WholeSamples, collate
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
+from terrasieve.remote import is_url
 from terrasieve.section import Section
 
 GRACE_S = 20  # that a worker goes on for after SIGTERM; a parent that was told to stop takes no further batch
@@ -36,16 +39,43 @@ class LoaderSettings(Section):
     Attributes:
         workers: reading processes per training process; 0 reads in the training process itself.
         prefetch: batches that each worker reads ahead.
+        order: uniform, or shards (a few at a time, see ``data.shards``); auto = shards where they lie at a URL.
+        lanes: in the order ``shards``, how many are read at a time; divides the batch size, None = the batch size.
+        on_damage: what an image does that its shard holds cut off or altered: skip = another one is drawn in its place,
+            and it is listed; stop = the run ends.
+        cache: folder for shards that lie at a URL; None = the user's cache folder.
+        cache_gb: gigabytes that it may hold.
     """
 
     workers: int = Field(default=1, ge=0)
     prefetch: int = Field(default=4, ge=1)
+    order: Literal["auto", "uniform", "shards"] = "auto"
+    lanes: int | None = Field(default=None, ge=1)
+    on_damage: Literal["skip", "stop"] = "skip"
+    cache: str | None = None
+    cache_gb: float = Field(default=64.0, gt=0)
+
+
+def settled(settings: LoaderSettings, images: Images) -> LoaderSettings:
+    """Return the settings with ``order`` decided, so that a run whose shards are moved keeps its order."""
+    if settings.order != "auto":
+        return settings
+    remote = any(shards.is_remote(uri) for uri in images.uris)
+    return settings.model_copy(update={"order": "shards" if remote else "uniform"})
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """For each step the (epoch, index) of this process's samples."""
 
-    def __init__(self, count: int, seed: int, steps: range, rows: tuple[int, int], batch_size: int) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        steps: range,
+        rows: tuple[int, int],
+        batch_size: int,
+        order: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
         """Describe the stream.
 
         Args:
@@ -54,8 +84,10 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             steps: steps to yield batches for.
             rows: this process's share, [start, stop), of each global batch.
             batch_size: samples in a global batch.
+            order: each epoch's permutation of the images; None = a uniform one.
         """
-        self.count, self.seed, self.steps, self.rows, self.batch_size = count, seed, steps, rows, batch_size
+        self.count, self.steps, self.rows, self.batch_size = count, steps, rows, batch_size
+        self.order = order or (lambda epoch: shards.uniform_order(count, seed, epoch))
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -68,7 +100,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             for epoch, place in (divmod(position, self.count) for position in positions):
                 if epoch not in orders:
                     orders = {e: order for e, order in orders.items() if e == epoch - 1}
-                    orders[epoch] = keyed.numpy_generator(self.seed, "order", epoch).permutation(self.count)
+                    orders[epoch] = self.order(epoch)
                 keys.append((epoch, int(orders[epoch][place])))
             yield keys
 
@@ -102,9 +134,40 @@ def train_batches(
     """
     share = batch_size // world
     rows = (rank * share, (rank + 1) * share)
-    sampler = StepSampler(len(images), seed, steps, rows, batch_size)
-    for batch in _batches(TrainSamples(images, image, seed, truth, groups=groups), loader, batch_sampler=sampler):
+    loader = settled(loader, images)
+    lanes, order = loader.lanes or batch_size, None
+    if loader.order == "shards" or any(shards.is_remote(uri) for uri in images.uris):
+        files, of = shards.archives(images.uris)
+        images = _with_cache(images, files, loader, lanes)
+    if loader.order == "shards":
+        order = partial(shards.shard_order, of, seed, batch_size=batch_size, lanes=lanes)
+    sampler = StepSampler(len(images), seed, steps, rows, batch_size, order)
+    samples = TrainSamples(images, image, seed, truth, loader.on_damage, groups)
+    for batch in _batches(samples, loader, batch_sampler=sampler):
         yield replace(batch, rows=Rows(rows[0], batch_size))
+
+
+def _with_cache(images: Images, files: list[str], loader: LoaderSettings, lanes: int) -> Images:
+    """Let shards at URLs be read through the cache, which has to hold those that are read at a time."""
+    far = [file for file in files if is_url(file)]
+    if not far:
+        return images
+    from terrasieve.data.shard_cache import ShardCache, default_folder
+
+    limit, by_shard = int(loader.cache_gb * 1e9), loader.order == "shards"
+    folder = Path(loader.cache) if loader.cache else default_folder()
+    cache = ShardCache(folder, limit, strict=loader.on_damage == "stop")
+    sizes = sorted(cache.size_of(far).values(), reverse=True)
+    needed = sum(sizes[: lanes if by_shard else None])
+    if needed > limit and not by_shard:
+        return images  # shards would be fetched over and over: each image by its range
+    if needed > limit:
+        raise UserError(
+            f"loader.cache_gb: {loader.cache_gb:g} GB do not hold the {lanes} shards that are read at a time, "
+            f"{needed / 1e9:.3g} GB. Give loader.cache_gb more, or read fewer at a time with loader.lanes (it divides "
+            "the batch size)."
+        )
+    return replace(images, cache=cache)
 
 
 def whole_batches(
@@ -140,10 +203,12 @@ def _batches(dataset: Any, settings: LoaderSettings, **how: Any) -> Iterator[Bat
         pin_memory=torch.cuda.is_available(),
         **how,
     )
-    said = ""
+    said, batches = "", iter(loader)
     try:
-        yield from loader
+        yield from batches
     except UserError as error:
         said = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].rstrip()
+    finally:  # not left to the collector, which may close the queues first and then wait ten seconds for the workers
+        getattr(batches, "_shutdown_workers", lambda: None)()
     if said:  # raised out here, without the worker's error behind it, whose frames would keep the workers alive
         raise UserError(said)

@@ -7,7 +7,7 @@ Between ``images`` and ``loader``. A sample is a dict with TorchGeo's names: ``i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from terrasieve.data.images import Images
 from terrasieve.data.pairs import KINDS
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
+from terrasieve.imagery import members
 from terrasieve.imagery.unreadable import UnreadableImage
 
 Sample = dict[str, Any]
@@ -39,10 +40,11 @@ class TrainSamples(Dataset[Sample]):
         settings: ImageSettings,
         seed: int,
         truth: Truth | None = None,
+        on_damage: Literal["skip", "stop"] = "skip",
         groups: Groups | None = None,
     ) -> None:
         self.images, self.settings, self.seed, self.truth = images, settings, seed, truth or Truth()
-        self.groups = groups
+        self.on_damage, self.groups = on_damage, groups
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,7 +53,7 @@ class TrainSamples(Dataset[Sample]):
         """Make a sample; an image that cannot be read is replaced by a keyed draw and listed under ``skipped``.
 
         Raises:
-            UserError: if 20 images in a row cannot be read.
+            UserError: if 20 images in a row cannot be read, or one lies in a damaged shard and that is to stop the run.
         """
         epoch, index = key
         skipped: list[Skip] = []
@@ -60,6 +62,12 @@ class TrainSamples(Dataset[Sample]):
             try:
                 sample = self._make(epoch, row)
             except UnreadableImage as error:
+                lost = error.code == "missing" and members.parse(error.uri) is not None
+                if self.on_damage == "stop" and (lost or error.code == "damaged_shard"):
+                    raise UserError(
+                        f"{error.detail}. Check the shards with `terrasieve shard -o FOLDER --verify`, write or copy "
+                        "the damaged ones again, and resume; or let loader.on_damage=skip replace their images."
+                    ) from error
                 skipped.append(Skip(error.uri, error.reason))
                 row = int(keyed.numpy_generator(self.seed, "substitute", epoch, index, attempt).integers(len(self)))
                 continue

@@ -26,8 +26,8 @@ from terrasieve.data.augment import ImageSettings, normalise, resize, resize_val
 from terrasieve.data.images import Images
 from terrasieve.errors import UserError
 from terrasieve.files import written_aside
-from terrasieve.imagery import raster
-from terrasieve.train.picture import Colours, display_bands, palette
+from terrasieve.imagery import raster, stretch
+from terrasieve.train.picture import Colours, palette
 
 Predict = Callable[[Batch, torch.Generator], Tensor]
 Part = tuple[int, int, NDArray[np.uint8]]  # x, y, (h, w) class numbers, 255 without data
@@ -193,7 +193,7 @@ def side_by_side(
     """Draw an image beside maps of it, e.g. truth and prediction, with a legend of the classes that they hold.
 
     Args:
-        image_CHW: digital numbers; each band is stretched between its 2nd and 98th percentile.
+        image_CHW: digital numbers; stretched between the 2nd and the 98th percentile (``imagery.stretch``).
         maps: (H, W) uint8 class numbers; 255 is drawn black.
         classes: names.
         bands: names, to find red, green and blue.
@@ -212,7 +212,9 @@ def side_by_side(
     factor = largest_px / max(height, width)
     factor = factor if factor < 1 else int(factor)  # small images grow by a whole factor
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    panels = [Image.fromarray(_stretched(image_CHW[display_bands(bands)], valid)).resize(size, Image.Resampling.BOX)]
+    rgb = image_CHW[stretch.display_bands(bands)]
+    shown = stretch.stretched(rgb, valid, stretch.limits([rgb], [valid], tail=0.02), no_data=0)
+    panels = [Image.fromarray(stretch.to_bytes(shown)).resize(size, Image.Resampling.BOX)]
     panels += [Image.fromarray(table[map_HW]).resize(size, Image.Resampling.NEAREST) for map_HW in maps]
     present = sorted({int(number) for map_HW in maps for number in np.unique(map_HW)} - {IGNORED})
     gap, line = 4, 16
@@ -231,15 +233,3 @@ def side_by_side(
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
     return stream.getvalue()
-
-
-def _stretched(image_3HW: NDArray[np.generic], valid: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-    """Stretch three bands to what a screen shows: (H, W, 3) uint8, black without data."""
-    values = image_3HW.astype(np.float32)
-    real = values.reshape(3, -1) if valid is None else values[:, valid]
-    if not real.size:
-        return np.zeros((*values.shape[1:], 3), np.uint8)
-    low, high = np.quantile(real, [0.02, 0.98], axis=1)[:, :, None, None]
-    shown = ((values - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
-    shown = shown if valid is None else np.where(valid, shown, 0)
-    return (shown * 255).round().astype(np.uint8).transpose(1, 2, 0)

@@ -122,6 +122,47 @@ def footprint(transform: Affine, crs: str, width: int, height: int) -> shapely.P
     return _cut(shapely.Polygon(ring))
 
 
+def window_places(
+    transform: Affine, crs: str, windows: NDArray[np.integer[Any]]
+) -> tuple[list[Any], NDArray[np.float64]]:
+    """Return the outlines and centres of many windows of one image, as :func:`footprint` and :func:`centre` give them.
+
+    Args:
+        transform: pixel to CRS, of the image.
+        crs: "EPSG:32721", WKT or anything that pyproj reads.
+        windows: (n, 4) x, y, width, height in pixels.
+
+    Returns:
+        n polygons, None where a window has no place on Earth; (n, 2) longitudes and latitudes, NaN where it has none.
+    """
+    x, y, width, height = windows.T.astype(np.float64)
+    around = np.array([0, 0, 0.5, 0, 1, 0, 1, 0.5, 1, 1, 0.5, 1, 0, 1, 0, 0.5, 0, 0, 0.5, 0.5]).reshape(-1, 2)
+    columns, rows = x[:, None] + width[:, None] * around[:, 0], y[:, None] + height[:, None] * around[:, 1]
+    a, b, c, d, e, f = transform
+    degrees = np.full((*columns.shape, 2), np.nan)
+    to_degrees = _to_degrees(crs)
+    if to_degrees is not None:
+        points = a * columns + b * rows + c, d * columns + e * rows + f
+        degrees = np.stack(points if crs == "EPSG:4326" else to_degrees.transform(*points), axis=-1)
+    ring, centres = degrees[:, :9], degrees[:, 9].copy()
+    with np.errstate(invalid="ignore"):
+        bend = np.abs(ring[:, 1::2] - (ring[:, 0:-1:2] + ring[:, 2::2]) / 2).max(axis=(1, 2))
+        spread = np.ptp(ring, axis=1)
+        pixel = spread.max(axis=1) / np.maximum(width, height)
+        plain = (bend < pixel / 2) & (spread[:, 0] < 90) & (np.abs(ring[..., 0]).max(axis=1) <= 180)
+    outlines: list[Any] = [None] * len(windows)
+    for row, shape in zip(
+        np.flatnonzero(plain).tolist(), shapely.orient_polygons(shapely.polygons(ring[plain, ::2])), strict=True
+    ):
+        outlines[row] = shape
+    for row in np.flatnonzero(~plain).tolist():
+        own = (a, b, a * x[row] + b * y[row] + c, d, e, d * x[row] + e * y[row] + f)
+        outlines[row] = footprint(own, crs, int(width[row]), int(height[row]))
+    centres[~np.isfinite(centres).all(axis=1)] = np.nan
+    centres[:, 0] = (centres[:, 0] + 180) % 360 - 180
+    return outlines, centres
+
+
 def _ring(transform: Affine, crs: str, width: int, height: int, steps: int) -> NDArray[np.float64] | None:
     along = np.arange(steps) / steps
     flat, full = np.zeros(steps), np.ones(steps)

@@ -6,6 +6,7 @@ Source of the tags' names: GDAL's GTiff driver and raster data model (IMAGERY do
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -21,7 +22,8 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from terrasieve.imagery import formats, geo, tiff
+from terrasieve import remote
+from terrasieve.imagery import formats, geo, members, tiff
 from terrasieve.imagery.bands import guess_band_names
 from terrasieve.imagery.formats import MAX_PIXELS, check_size
 from terrasieve.imagery.unreadable import UnreadableImage
@@ -33,6 +35,7 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # images wi
 
 _DRIVERS = {"tiff": "GTiff", "jpeg": "JPEG", "png": "PNG", "jp2": "JP2OpenJPEG", "webp": "WEBP", "bmp": "BMP"}
 _FORMATS = {driver: kind for kind, driver in _DRIVERS.items()}
+_BLOCK = 2**24  # pixels; larger tiles or strips cost too much to decode for a window
 _TIME_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "DATE_ACQUIRED", "ACQUISITION_DATE", "TIFFTAG_DATETIME")
 
 
@@ -70,12 +73,15 @@ class Header:
 
 
 def is_remote(uri: str) -> bool:
-    """Tell whether GDAL, not the file system, has to open a uri."""
-    return "://" in uri or uri.startswith("/vsi")
+    """Tell whether GDAL, not the file system, has to open a uri; members of tars are opened here, wherever they lie."""
+    return ("://" in uri or uri.startswith("/vsi")) and members.parse(uri) is None
 
 
 def open_local(uri: str) -> BinaryIO:
-    """Open a file, or raise UnreadableImage that says why it cannot be opened."""
+    """Open a file or a member of a tar, or raise UnreadableImage that says why it cannot be opened."""
+    member = members.parse(uri)
+    if member is not None:
+        return members.open_member(member)
     try:
         return Path(uri).open("rb")
     except FileNotFoundError as error:
@@ -86,21 +92,26 @@ def open_local(uri: str) -> BinaryIO:
         raise UnreadableImage(uri, "unreadable", error.strerror or str(error)) from error
 
 
-def header(uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS) -> Header:
+def header(
+    uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS, max_tiled_pixels: int | None = None
+) -> Header:
     """Read an image's header.
 
     Args:
         uri: path or URL.
         ends: also check, without decoding, that the file is whole: JPEG's and PNG's end markers, TIFF's blocks.
         max_pixels: largest width x height believed.
+        max_tiled_pixels: the same of rasters in blocks, which are read by window; None = ``max_pixels``.
 
     Raises:
         UnreadableImage: with code and reason.
     """
+    limits = max_pixels, max_pixels if max_tiled_pixels is None else max_tiled_pixels
     if is_remote(uri):
-        return _gdal_header(uri, "", max_pixels)
+        return _gdal_header(uri, "", *limits)
     with open_local(uri) as stream:
-        size = os.fstat(stream.fileno()).st_size
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
         kind = formats.sniff(uri, stream.read(12))
         if kind in ("jpeg", "png"):
             frame = (formats.jpeg_frame if kind == "jpeg" else formats.png_frame)(uri, stream)
@@ -112,7 +123,7 @@ def header(uri: str, *, ends: bool = False, max_pixels: int = MAX_PIXELS) -> Hea
                 return _plain_header(frame, kind, stream)
         if kind == "tiff" and ends:
             tiff.check_blocks(uri, stream, size)
-    return _gdal_header(uri, kind, max_pixels)
+    return _gdal_header(uri, kind, *limits)
 
 
 @lru_cache
@@ -166,9 +177,10 @@ def parse_time(text: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _gdal_header(uri: str, kind: str, max_pixels: int) -> Header:
+def _gdal_header(uri: str, kind: str, max_pixels: int, max_tiled_pixels: int) -> Header:
     with open_gdal(uri, kind) as source:
-        check_size(uri, source.width, source.height, max_pixels)
+        blocks = source.driver == "GTiff" and max(height * width for height, width in source.block_shapes) <= _BLOCK
+        check_size(uri, source.width, source.height, max_tiled_pixels if blocks else max_pixels)
         crs = None if source.crs is None else _crs_name(source.crs.wkt)
         place = None if crs is None or source.transform.is_identity else tuple(source.transform)[:6]
         colours = [colour.name for colour in source.colorinterp]
@@ -192,8 +204,14 @@ def _gdal_header(uri: str, kind: str, max_pixels: int) -> Header:
 
 def open_gdal(uri: str, kind: str) -> Any:
     """Open a file with the GDAL driver of its format (any, where the format is not known), or raise UnreadableImage."""
+    member, driver = members.parse(uri), _DRIVERS.get(kind)
     try:
-        source = rasterio.open(uri, driver=_DRIVERS.get(kind))
+        if member is None:
+            source = rasterio.open(uri, driver=driver)
+        elif remote.is_url(member.archive):
+            source = rasterio.open(io.BytesIO(members.read_bytes(member)), driver=driver)
+        else:
+            source = rasterio.open(members.gdal_path(member), driver=driver)
     except (RasterioError, OSError) as error:
         raise UnreadableImage(uri, "unreadable", last_words(error)) from error
     if source.count == 0:

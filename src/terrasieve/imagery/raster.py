@@ -7,7 +7,6 @@ through Pillow, everything else through GDAL. Nothing is kept open, so it may be
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -66,7 +65,7 @@ def read(
     kind = ""
     if not is_remote(uri):
         with open_local(uri) as stream:
-            kind, size = formats.sniff(uri, stream.read(12)), os.fstat(stream.fileno()).st_size
+            kind, size = formats.sniff(uri, stream.read(12)), stream.seek(0, io.SEEK_END)
             if kind == "jpeg":
                 frame = formats.jpeg_frame(uri, stream)
                 formats.check_plausible(uri, frame, size, kind)

@@ -22,6 +22,8 @@ Code = Literal[
     "bad_window",  # the window reaches outside the image
     "missing_band",
     "no_data",  # not one real pixel
+    "changed",  # not the file that was listed
+    "damaged_shard",  # the tar that holds the image was cut off or altered
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 

@@ -12,13 +12,13 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from terrasieve.report import maps
 from terrasieve.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, compact
 
 Values = NDArray[np.float64]
 BINS = 40
 ROW_PX, NAME_PX, WIDE_PX = 30, 190, 1000
 POINTS = 3000  # more are drawn as means of cells
-SHADES = 9  # of the map: classes s0 to s8
 CELLS = 110
 
 
@@ -104,39 +104,19 @@ def world(name: str, lon: Values, lat: Values, values: Values) -> str:
         values: one per image.
     """
     low, high = (float(v) for v in np.quantile(values, [0.02, 0.98]))
-    (west, east, south, north), width, height = _extent(lon, lat)
-    across, up = Axis(west, east, 60, 60 + width), Axis(south, north, height + 8, 8)
-    body = [f'<rect class="sea" x="60" y="8" width="{width:.1f}" height="{height:.1f}"/>']
-    for tick in across.ticks(6):
-        x = f"{across(tick):.1f}"
-        body.append(f'<line class="grid" x1="{x}" x2="{x}" y1="8" y2="{height + 8:.1f}"/>')
-        body.append(f'<text x="{x}" y="{height + 24:.1f}" text-anchor="middle">{_degrees(tick, "E", "W")}</text>')
-    for tick in up.ticks(5):
-        y = up(tick)
-        body.append(f'<line class="grid" x1="60" x2="{60 + width:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        body.append(f'<text x="54" y="{y + 4:.1f}" text-anchor="end">{_degrees(tick, "N", "S")}</text>')
+    frame = maps.Frame(lon, lat)
+    across, up, width, height = frame.across, frame.up, frame.width, frame.height
+    body = frame.graticule()
     if len(values) > POINTS:
         places = np.array([(across(x), up(y)) for x, y in zip(lon, lat, strict=True)])
         body += _cells(places, values, low, high)
     else:
         radius = float(np.clip(0.25 * math.sqrt(width * height / len(values)), 2.2, 6))
         for x, y, value in zip(lon, lat, values, strict=True):
-            shade = _shade(value, low, high)
+            shade = maps.shade(value, low, high)
             body.append(f'<circle class="s{shade}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="{radius:.1f}"/>')
-    body += _legend(low, high, height + 38)
-    return _svg(f"{name} of {len(values)} images by place", WIDE_PX, height + 72, body)
-
-
-def _extent(lon: Values, lat: Values) -> tuple[tuple[float, float, float, float], float, float]:
-    """Return the map's edges (west, east, south, north) in degrees and its width and height in pixels."""
-    x, y = (float(v.min() + v.max()) / 2 for v in (lon, lat))
-    squeeze = max(math.cos(math.radians(y)), 0.2)  # a degree of longitude is so much shorter than one of latitude
-    half_x, half_y = float(np.ptp(lon)) / 2, float(np.ptp(lat)) / 2
-    half_y = max(half_y, 0.15 * half_x * squeeze, 5e-4) * 1.06
-    half_x = max(half_x * 1.06, 0.5 * half_y / squeeze)
-    west, east, south, north = max(x - half_x, -180), min(x + half_x, 180), max(y - half_y, -90), min(y + half_y, 90)
-    scale = min((WIDE_PX - 70) / ((east - west) * squeeze), 640 / (north - south))  # pixels per degree of latitude
-    return (west, east, south, north), scale * (east - west) * squeeze, scale * (north - south)
+    body += maps.legend(compact(low), compact(high), height + 38)
+    return frame.svg(f"{name} of {len(values)} images by place", body, 72)
 
 
 def _cells(places_N2: Values, values: Values, low: float, high: float) -> list[str]:
@@ -145,28 +125,10 @@ def _cells(places_N2: Values, values: Values, low: float, high: float) -> list[s
     places, inverse, counts = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
     mean = np.bincount(inverse.ravel(), values) / counts
     return [
-        f'<rect class="s{_shade(v, low, high)}" x="{px * side:.1f}" y="{py * side:.1f}" '
+        f'<rect class="s{maps.shade(v, low, high)}" x="{px * side:.1f}" y="{py * side:.1f}" '
         f'width="{side:.1f}" height="{side:.1f}"/>'
         for (px, py), v in zip(places.tolist(), mean.tolist(), strict=True)
     ]
-
-
-def _legend(low: float, high: float, y: float) -> list[str]:
-    step = 34
-    boxes = [
-        f'<rect class="s{shade}" x="{60 + step * shade}" y="{y:.1f}" width="{step}" height="10"/>'
-        for shade in range(SHADES)
-    ]
-    ends = ((60, low, "start"), (60 + step * SHADES, high, "end"))
-    return boxes + [f'<text x="{x}" y="{y + 26:.1f}" text-anchor="{a}">{compact(v)}</text>' for x, v, a in ends]
-
-
-def _shade(value: float, low: float, high: float) -> int:
-    return int(np.clip((value - low) / ((high - low) or 1.0) * SHADES, 0, SHADES - 1))
-
-
-def _degrees(value: float, plus: str, minus: str) -> str:
-    return f"{abs(value):.6g}°{plus if value > 0 else minus if value < 0 else ''}"
 
 
 def _tick_label(across: Axis, value: float, y: float) -> str:

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from terrasieve.imagery.stretch import display_bands, limits, stretched
 from terrasieve.sieve.dropping import static_ids
-from terrasieve.train.picture import display_bands
 
 RATIOS = (0.25, 0.5, 0.75, 0.85)
 TILE_PX, GAP_PX = 150, 6
-NO_DATA = 0.5  # grey level of pixels without data
 
 
 def strip(
@@ -40,7 +38,9 @@ def strip(
     Returns:
         A JPEG, the tiles side by side.
     """
-    rgb_HW3 = _stretched(image_CHW[display_bands(bands)], valid_HW)
+    rgb_3HW = image_CHW[display_bands(bands)].numpy()
+    real_HW = None if valid_HW is None else valid_HW.numpy()
+    rgb_HW3 = stretched(rgb_3HW, real_HW, limits([rgb_3HW], [real_HW]))
     height, width = rgb_HW3.shape[:2]
     tiles = [rgb_HW3]
     for ratio in ratios:
@@ -59,14 +59,3 @@ def strip(
     content = io.BytesIO()
     sheet.save(content, "JPEG", quality=84, optimize=True)
     return content.getvalue()
-
-
-def _stretched(rgb_3HW: Tensor, valid_HW: Tensor | None) -> NDArray[np.float32]:
-    plain, rgb_3HW = rgb_3HW.dtype is torch.uint8, rgb_3HW.float()
-    real_3P = rgb_3HW.flatten(1) if valid_HW is None else rgb_3HW[:, valid_HW]
-    low, high = (torch.from_numpy(np.quantile(real_3P.numpy(), q, axis=1)).float()[:, None, None] for q in (0.01, 0.99))
-    if plain:  # made to be looked at: hues stay
-        low, high = low.min(), high.max()
-    shown = ((rgb_3HW - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
-    shown = shown if valid_HW is None else torch.where(valid_HW, shown, NO_DATA)
-    return np.ascontiguousarray(shown.permute(1, 2, 0).numpy())

@@ -23,6 +23,14 @@ def write_page(template: str, path: Path, **values: Any) -> Path:
     Returns:
         ``path``.
     """
+    html = render(template, **values)
+    with written_aside(path) as aside:
+        aside.write_text(html, encoding="utf-8")
+    return path
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -30,10 +38,12 @@ def write_page(template: str, path: Path, **values: Any) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template(template).render(version=terrasieve.__version__, **values)
-    with written_aside(path) as aside:
-        aside.write_text(html, encoding="utf-8")
-    return path
+    return environment.get_template(template).render(version=terrasieve.__version__, **values)
+
+
+def source(name: str) -> str:
+    """Return a file of this folder as it is."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def data_uri(kind: str, content: bytes) -> str:

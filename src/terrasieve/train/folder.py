@@ -6,14 +6,11 @@ report.html``
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,45 +18,11 @@ from typing import Any
 
 import torch
 
-from terrasieve.errors import UserError
-from terrasieve.files import written_aside
+from terrasieve.files import held, written_aside
+
+__all__ = ["environment", "hardware", "held", "write_json"]
 
 PACKAGES = ("terrasieve", "torch", "torchvision", "timm", "numpy", "rasterio", "pyarrow", "lightly")
-
-
-@contextmanager
-def held(folder: Path, option: str = "--folder") -> Iterator[None]:
-    """Hold a run folder, so that two runs never write into one.
-
-    Args:
-        folder: is made.
-        option: of the command line that names it, for the messages.
-
-    Raises:
-        UserError: if another process holds it, or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise UserError(
-            f"Cannot write into the folder {folder}: {error.strerror}. Choose another with {option}."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise UserError(
-                f"The folder {folder} is in use by process {lock.read().strip() or '?'}. "
-                f"Wait for it, stop it, or choose another folder with {option}."
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        for partial in [*folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
-            partial.unlink(missing_ok=True)  # left by a killed run
-        yield
 
 
 def environment(**more: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from terrasieve.batch import IGNORED
 from terrasieve.files import written_aside
+from terrasieve.imagery.stretch import display_bands
 from terrasieve.nn.patches import unpatchify
 
 GREY = 0.5
@@ -75,13 +76,6 @@ def write(picture: np.ndarray, path: Path, smallest_px: int = 720) -> None:
     )
     with written_aside(path) as aside:
         image.save(aside, format="PNG", optimize=True)
-
-
-def display_bands(bands: tuple[str, ...]) -> list[int]:
-    """Return which bands to show as red, green and blue: those of that name, else the first three or the first."""
-    if {"red", "green", "blue"} <= set(bands):
-        return [bands.index(name) for name in ("red", "green", "blue")]
-    return [0, 1, 2] if len(bands) >= 3 else [0, 0, 0]
 
 
 def _per_pixel(flags_BN: Tensor, patch_px: int, shape_px: tuple[int, int]) -> Tensor:

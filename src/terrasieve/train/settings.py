@@ -94,6 +94,8 @@ class LoopSettings(Section):
             )
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
+        if self.loader.lanes and self.batch_size % self.loader.lanes:
+            raise ValueError(f"loader.lanes {self.loader.lanes} does not divide batch_size {self.batch_size}")
         for name in ("mean", "std"):
             values, bands = getattr(self.image, name), self.image.bands
             if values is not None and bands is not None and len(values) != len(bands):
