@@ -129,16 +129,16 @@ class NeighborMAE(nn.Module):
             predicted_BMP = self._predict_some(seen, encoded, layout, positions_TD, ids_BQ)
         with torch.autocast(seen.images.device.type, enabled=False):
             prediction = seen.pixels_of(predicted_BMP.float())
-            target, mean, deviation = normalised(seen.images, self.encoder.patch_px, seen.valid)
+            normal = normalised(seen.images, self.encoder.patch_px, seen.valid)
             scored = seen.on_pixels(targets_BM) * (1 if seen.valid is None else seen.valid)
-            given = (seen.images, visible, seen.boxes, self.encoder.patch_px, seen.valid)
+            given = (seen.images, visible, seen.boxes, self.encoder.patch_px, seen.valid, normal)
             weight = loss_weight(prediction.detach(), *given) if self.settings.weigh else 1 - visible
             pixels_B = scored.sum((1, 2, 3)).clamp(min=1)
-            error_B = (weight * scored * (prediction - target).square().mean(2)).sum((1, 2, 3)) / pixels_B
+            error_B = (weight * scored * (prediction - normal[0]).square().mean(2)).sum((1, 2, 3)) / pixels_B
         metrics = self._metrics(seen, batch, keep_BM) | {"weight": ((weight * scored).sum((1, 2, 3)) / pixels_B).mean()}
         painted = {}
         if picture:
-            guess = torch.where(scored[:, :, None] > 0, prediction * deviation + mean, seen.images)
+            guess = torch.where(scored[:, :, None] > 0, prediction * normal[2] + normal[1], seen.images)
             painted = self._paint(seen, keep_BM, targets_BM, guess, weight)
         return Output(error_B.mean(), metrics, painted)
 

@@ -46,7 +46,13 @@ def cross_project(images: Tensor, visible: Tensor, boxes: Tensor, shift: int = 1
 
 
 def loss_weight(
-    prediction: Tensor, images: Tensor, visible: Tensor, boxes: Tensor, patch_px: int, valid: Tensor | None = None
+    prediction: Tensor,
+    images: Tensor,
+    visible: Tensor,
+    boxes: Tensor,
+    patch_px: int,
+    valid: Tensor | None = None,
+    normal: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return how much each pixel's error counts: little where the neighbour shows what is there.
 
@@ -61,12 +67,13 @@ def loss_weight(
         boxes: (B, K, 4) in one frame.
         patch_px: side of a patch.
         valid: (B, K, H, W), 0 where there is no data, which shows nothing and does not count; None = all real.
+        normal: what ``normalised`` makes of the images, where that is known already.
 
     Returns:
         (B, K, H, W) in [0, 1], the type of ``images``.
     """
     with torch.no_grad():
-        target, mean, deviation = normalised(images, patch_px, valid)
+        target, mean, deviation = normalised(images, patch_px, valid) if normal is None else normal
         error = (prediction - target).square().mean(2).clamp(min=torch.finfo(images.dtype).tiny)
         shown_by = visible if valid is None else visible * valid.to(visible.dtype)
         weight = torch.ones_like(error)
@@ -74,9 +81,15 @@ def loss_weight(
             warped, shown = cross_project(images, shown_by, boxes, shift)
             given_away = ((warped - mean) / deviation - target).square().mean(2)
             weight = torch.where(shown > 0, torch.minimum(weight, (given_away / error).clamp(0, 1)), weight)
-        blurred = avg_pool2d(weight, _BLUR_PX, stride=1, padding=_BLUR_PX // 2, count_include_pad=False)
+        blurred = _blur(_blur(weight).transpose(-1, -2)).transpose(-1, -2)  # the mean over a square, side by side
         counts = (1 - visible.to(blurred.dtype)) * (1 if valid is None else valid.to(blurred.dtype))
         return blurred * counts
+
+
+def _blur(values: Tensor) -> Tensor:
+    """Average over 9 columns, fewer at the edges."""
+    side, pad = (1, _BLUR_PX), (0, _BLUR_PX // 2)
+    return avg_pool2d(values, side, stride=1, padding=pad, count_include_pad=False)
 
 
 def novelty(images: Tensor, visible: Tensor, boxes: Tensor, patch_px: int, valid: Tensor | None = None) -> Tensor:
@@ -85,8 +98,8 @@ def novelty(images: Tensor, visible: Tensor, boxes: Tensor, patch_px: int, valid
     It is ``loss_weight`` as if the prediction were off by 1, the deviation of a patch, everywhere: the warped
     difference alone. Arguments as there.
     """
-    off_by_one = normalised(images, patch_px, valid)[0] + 1
-    return loss_weight(off_by_one, images, visible, boxes, patch_px, valid)
+    normal = normalised(images, patch_px, valid)
+    return loss_weight(normal[0] + 1, images, visible, boxes, patch_px, valid, normal)
 
 
 def weighted_loss(prediction: Tensor, images: Tensor, visible: Tensor, boxes: Tensor, patch_px: int) -> Tensor:
