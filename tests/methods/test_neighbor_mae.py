@@ -239,6 +239,7 @@ def test_pixels_without_data_show_nothing_and_do_not_count() -> None:
         losses.append(method(replace(batch, image=image, valid=valid, neighbours_valid=empty), draw(), picture=True))
     assert losses[0].picture["shown"][0].sum() == 0, "an empty neighbour shows nothing"
     assert losses[0].picture["weight"][0, :, :30].sum() == 0
+    assert not losses[0].picture["kept"][0].view(8, 8)[:, :3].any(), "no token is spent on nothing"
     keep = losses[0].picture["kept"][0].view(8, 8)
     assert losses[0].picture["shown"][1].sum() <= keep[:, 3:].sum() * 64
     assert all(output.loss.isfinite() for output in losses)

@@ -12,7 +12,6 @@ import numpy as np
 from terrasieve import keyed
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.groups import Groups
-from terrasieve.errors import UserError
 
 LOOKED_AT = 1000
 DRAWN = 300
@@ -31,19 +30,10 @@ def take(groups: Groups, windows_N4: np.ndarray, image: ImageSettings, seed: int
         JSON-able: ``images`` in all, ``sample`` looked at, ``kinds`` images that have such a neighbour, ``doubts`` and
         ``examples`` of places, ``overlap`` mean IoU of crops, ``pairs`` drawn: kind, and west, north, east, south in
         degrees of both crops (absent without a place).
-
-    Raises:
-        UserError: no image has a neighbour.
     """
     places = groups.neighbours.places
     rows = keyed.numpy_generator(seed, "survey").permutation(len(places))[:LOOKED_AT]
     kinds = groups.neighbours.census(rows)
-    if kinds["alone"] == len(rows):
-        raise UserError(
-            f"None of {len(rows):,} images looked at has a neighbour by pairs.kinds "
-            f"{', '.join(groups.neighbours.settings.kinds)}. Widen pairs.gap, or add near to pairs.kinds with a "
-            "pairs.max_km that suits; without neighbours, method.name=mae does the same at less cost."
-        )
     pairs, overlaps = [], []
     for row in rows[:DRAWN].tolist():
         group = groups.cut(keyed.numpy_generator(seed, "augment", 0, row), row, 0, windows_N4, image)
@@ -86,6 +76,11 @@ def notes(found: dict[str, Any]) -> list[str]:
         f"neighbours of {found['sample']:,} images looked at: {listed}; alone {alone:.1%} (two crops of themselves); "
         f"mean IoU of crops {found['overlap']:.2f}"
     ]
+    if not shares:
+        lines = [
+            f"none of {found['sample']:,} images looked at has a neighbour: every group is crops of one image; widen "
+            "pairs.gap, or add near to pairs.kinds with a pairs.max_km that suits"
+        ]
     for words, count in found["doubts"].items():
         lines.append(
             f"{count:,} of {found['images']:,} images have {words}, e.g. {', '.join(found['examples'][words][:3])}"

@@ -189,6 +189,9 @@ class NeighborMAE(nn.Module):
         else:
             low, high = self.settings.mask
             counts = [self._kept(low + (high - low) * iou) for iou in batch.overlap or (0.0,) * B]
+            noise_BM = (
+                noise_BM if seen.valid is None else noise_BM + (seen.per_patch(seen.valid) == 0)
+            )  # empty ones last
             keep_BM, total = random_patches(noise_BM, counts, K), K * sum(counts)
         if self.settings.unique is not None and K > 1:
             keep_BM, total = ground_once(seen, keep_BM, self.settings.unique), None

@@ -178,9 +178,12 @@ class Writer:
         samples, whole = [], WholeSamples(self.images, image, self.truth)
         grouped = None if self.groups is None else TrainSamples(self.images, image, seed, groups=self.groups)
         order = keyed.numpy_generator(seed, "pictured").permutation(len(self.images))
-        for row in order[: 4 * PICTURED].tolist():
+        for place in range(4 * PICTURED):
+            epoch, row = place // len(order), int(order[place % len(order)])
+            if grouped is None and epoch:
+                break
             try:
-                samples.append(whole[row] if grouped is None else grouped[0, row])
+                samples.append(whole[row] if grouped is None else grouped[epoch, row])
             except UserError:
                 continue
             if len(samples) == PICTURED:
