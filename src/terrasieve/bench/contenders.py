@@ -49,6 +49,10 @@ CONTENDERS = {
         "NeighborMAE, 25 % of targets by cross-attention",
         {"name": "neighbor_mae", "predict": 0.25},
     ),
+    "neighbor_mae_rich": Contender(
+        "NeighborMAE, 15 % rich tokens of the pair, 25 % of targets",
+        {"name": "neighbor_mae", "policy": "hog", "mask": [0.85, 0.85], "predict": 0.25},
+    ),
     "mae_timm": Contender("MAE of timm blocks (yardstick)", {"name": "mae"}, PlainMAE),
     "mae_lightly": Contender("MAE of lightly modules (yardstick)", {"name": "mae"}, LightlyMAE),
 }
