@@ -56,8 +56,8 @@ class NeighborMAESettings(Section):
         weigh: weight each pixel's error by what the neighbours do not show; False = all alike (ablation).
         predict: share of the patches that is predicted, by cross-attention, where neighbours give least away (ours);
             None = all masked ones by self-attention (paper).
-        unique: encode ground once: a patch whose ground an earlier image of the group shows to the encoder, with a mean
-            squared difference below this (in variances of the patch), is left out (ours); None = never.
+        unique: encode ground once: a patch of which an earlier image of the group shows at least half, with squared
+            differences below this (in variances of the patch), is left out (ours); None = never.
         policy: how encoded patches are chosen: ``random`` within each image (paper); ``hog``: of all patches of the
             group the richest, grown by SelectiveMAE's PSTS, and targets weighted by richness (ours).
     """

@@ -85,7 +85,7 @@ def rich_patches(seen: Seen, tokens_BMD: Tensor, count: int, stage: Shares, nois
 
 
 def ground_once(seen: Seen, keep_BM: Tensor, largest: float) -> Tensor:
-    """Leave out patches of which earlier images of the group show half or more to the encoder, unchanged.
+    """Leave out patches of which earlier images of the group show half or more, unchanged: ground belongs to the first.
 
     Args:
         seen: the groups.
@@ -93,19 +93,15 @@ def ground_once(seen: Seen, keep_BM: Tensor, largest: float) -> Tensor:
         largest: squared difference, mean over bands, in variances of the patch, below which a pixel has not changed.
     """
     B, K = seen.images.shape[:2]
-    kept = list(keep_BM.view(B, K, -1).unbind(1))
     _, _, deviation = normalised(seen.images, seen.patch_px, seen.valid)
-    for k in range(1, K):
-        given = torch.zeros_like(seen.images[:, 0, 0])
-        for j in range(k):
-            both = [k, j]
-            visible = seen.on_pixels(torch.cat([kept[k], kept[j]], dim=1))
-            visible = visible if seen.valid is None else visible * seen.valid[:, both]
-            warped, shown = cross_project(seen.images[:, both], visible, seen.boxes[:, both])
-            difference = ((warped[:, 0] - seen.images[:, k]) / deviation[:, k]).square().mean(1)
-            given = torch.maximum(given, shown[:, 0] * (difference < largest))
-        kept[k] = kept[k] & (patchify(given[:, None], seen.patch_px).mean(-1) < 0.5)
-    return torch.cat(kept, dim=1)
+    real = torch.ones_like(seen.images[:, :, 0]) if seen.valid is None else seen.valid
+    known = torch.zeros_like(real)
+    for shift in range(1, K):
+        warped, shown = cross_project(seen.images, real, seen.boxes, shift)
+        difference = ((warped - seen.images) / deviation).square().mean(2)
+        earlier = (torch.arange(K, device=real.device) + shift >= K)[:, None, None]  # the image warped into image k is
+        known = torch.maximum(known, shown * (difference < largest) * earlier)  # (k + shift) mod K
+    return keep_BM & (seen.per_patch(known) < 0.5).view(B, -1)
 
 
 def least_given_away(seen: Seen, keep_BM: Tensor, count: int, noise_BM: Tensor, *, rich: bool) -> Tensor:
