@@ -32,7 +32,7 @@ def pretrain_watched(settings: Recipe, folder: Path, *, resume: bool = False, st
     """Run a recipe with a progress bar, then write its report; tell whether it ended without an interruption."""
     with TrainingBar() as bar:
         watch: Watch = {"on_start": _announce(bar, folder), "on_step": bar.step, "on_log": bar.log}
-        outcome = pretrain.pretrain(settings, folder, resume=resume, stop_at=stop_at, **watch)
+        outcome = pretrain.pretrain(settings, folder, resume=resume, stop_at=stop_at, on_note=_note, **watch)
     if leads():
         _conclude(outcome, folder, settings, over=outcome.step >= settings.steps)
     return not outcome.interrupted
@@ -72,6 +72,10 @@ def _announce(bar: TrainingBar, folder: Path) -> Callable[[World, Recipe | Adapt
             bar.start(done, found.steps)
 
     return start
+
+
+def _note(text: str) -> None:
+    err.print(f"note: {text}", markup=False)
 
 
 def _conclude(outcome: Outcome, folder: Path, settings: Recipe | AdaptRecipe, *, over: bool) -> None:

@@ -126,12 +126,13 @@ def torchrun(settings: Recipe, run: Path, *more: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.parametrize("method", ["selective_mae", "mae", "cross_mae"])
+@pytest.mark.parametrize("method", ["selective_mae", "mae", "cross_mae", "neighbor_mae"])
 def test_two_processes_are_one(tiny: Callable[..., Recipe], tmp_path: Path, parallel: str, method: str) -> None:
     """Two gloo ranks with the same global batch agree with one process to 1e-6."""
     decoder = {"depth": 2, "width": 32, "heads": 4}
     optim = {"base_lr": 1e-3, "warmup": 0.0}
-    settings = tiny(steps=4, method={"name": method, "decoder": decoder}, optim=optim, parallel=parallel, accumulate=2)
+    how = {"pairs": {"kinds": ["near"]}, "parallel": parallel, "accumulate": 2, "optim": optim}
+    settings = tiny(steps=4, method={"name": method, "decoder": decoder}, **how)
     pretrain(settings, tmp_path / "one")
     torchrun(settings, tmp_path / "two")
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))

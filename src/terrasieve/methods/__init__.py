@@ -18,6 +18,7 @@ from terrasieve.methods.cross_mae import CrossMAE, CrossMAESettings
 from terrasieve.methods.dino import DINO, DINOSettings
 from terrasieve.methods.mae import MAE, MAESettings
 from terrasieve.methods.moco import MoCo, MoCoSettings
+from terrasieve.methods.neighbor_mae import NeighborMAE, NeighborMAESettings
 from terrasieve.methods.regularisers import Geographic, GeographySettings
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.methods.rvit import RViT, RViTSettings
@@ -31,6 +32,7 @@ MethodSettings = Annotated[
     MAESettings
     | CrossMAESettings
     | SelectiveMAESettings
+    | NeighborMAESettings
     | MoCoSettings
     | SimCLRSettings
     | BYOLSettings
@@ -43,6 +45,7 @@ METHODS = {
     "mae": MAE,
     "cross_mae": CrossMAE,
     "selective_mae": SelectiveMAE,
+    "neighbor_mae": NeighborMAE,
     "moco": MoCo,
     "simclr": SimCLR,
     "byol": BYOL,

@@ -60,10 +60,16 @@ def normalise_patches(patches_BMP: Tensor, weight_BMP: Tensor | None = None) -> 
     if weight_BMP is None:
         variance, mean = torch.var_mean(patches_BMP, dim=-1, keepdim=True, correction=1)
     else:
-        count = weight_BMP.sum(dim=-1, keepdim=True)
-        mean = (patches_BMP * weight_BMP).sum(dim=-1, keepdim=True) / count.clamp_min(1)
-        variance = ((patches_BMP - mean).square() * weight_BMP).sum(dim=-1, keepdim=True) / (count - 1).clamp_min(1)
+        variance, mean = weighted_var_mean(patches_BMP, weight_BMP)
     return (patches_BMP - mean) / (variance + 1e-6).sqrt()
+
+
+def weighted_var_mean(patches_BMP: Tensor, weight_BMP: Tensor) -> tuple[Tensor, Tensor]:
+    """Return variance (unbiased) and mean (B, M, 1) of each patch's real pixels, those of weight 1, not 0."""
+    count = weight_BMP.sum(dim=-1, keepdim=True)
+    mean = (patches_BMP * weight_BMP).sum(dim=-1, keepdim=True) / count.clamp_min(1)
+    squares = ((patches_BMP - mean).square() * weight_BMP).sum(dim=-1, keepdim=True)
+    return squares / (count - 1).clamp_min(1), mean
 
 
 def patch_errors(predicted_BMP: Tensor, patches_BMP: Tensor, weight_BMP: Tensor | None = None) -> Tensor:

@@ -167,6 +167,7 @@ class Encoder(nn.Module):
         kept: Tensor | Ragged | None,
         taps: Sequence[int] = (),
         path_noise_BE: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Encoded:
         """Encode the kept ones of all patches, at their places on the full grid.
 
@@ -176,6 +177,8 @@ class Encoder(nn.Module):
             taps: blocks, counted from 0, whose outputs are wanted as well, in this order.
             path_noise_BE: uniform in [0, 1), decides which branches are left out, E = 2 x blocks; needed in training
                 with ``drop_path`` (``methods.reconstruction.draw_noise`` makes it), not looked at otherwise.
+            positions: (T, D), where a ragged layout's patches stand if not on the grid; they may then be the patches
+                of several images, which see each other.
 
         Raises:
             ValueError: if there is no such block, or no noise where it is needed.
@@ -186,7 +189,11 @@ class Encoder(nn.Module):
         packing: Packing | None = None
         if isinstance(kept, Ragged):
             packing = Packing.of(kept, patches_BNP.shape[1])
-            tokens_TD = self.embed(take_ragged(patches_BNP, kept)[None], kept.ids_T[None])[0]
+            taken = take_ragged(patches_BNP, kept)[None]
+            tokens_TD = self.embed(
+                taken, None if positions is not None else kept.ids_T[None], position=positions is None
+            )[0]
+            tokens_TD = tokens_TD if positions is None else tokens_TD + positions
             cls = cast(Tensor, self.vit.cls_token) + self.positions[:, :1]
             x = self.vit.norm_pre(packing.join(cls[0], tokens_TD))
         else:

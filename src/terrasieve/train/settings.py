@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.loader import LoaderSettings
 from terrasieve.data.masks import MaskSettings
+from terrasieve.data.pairs import PairSettings
 from terrasieve.methods import AdapterSettings, MethodSettings
 from terrasieve.methods.regularisers import GeographySettings
 from terrasieve.methods.siamese import SiameseSettings
@@ -124,10 +125,12 @@ class TrainSettings(LoopSettings):
     Attributes:
         method: one of the masked or of the contrastive methods.
         geography: a regulariser that goes with any of them; None = none.
+        pairs: which images are neighbours, for the methods that look at them.
     """
 
     method: MethodSettings
     geography: GeographySettings | None = None
+    pairs: PairSettings = PairSettings()
 
     @model_validator(mode="after")
     def _suits(self) -> Self:

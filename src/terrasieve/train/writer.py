@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from terrasieve import keyed
 from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import normalise
+from terrasieve.data.groups import Groups
 from terrasieve.data.images import Images
-from terrasieve.data.samples import WholeSamples, collate
+from terrasieve.data.samples import TrainSamples, WholeSamples, collate
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.methods import Method
@@ -63,9 +64,10 @@ class Writer:
         start: int,
         *,
         truth: Truth | None = None,
+        groups: Groups | None = None,
         trial: Trial | None = None,
     ) -> None:
-        self.truth, self.trial = truth, trial
+        self.truth, self.groups, self.trial = truth, groups, trial
         self.state, self.folder, self.images, self.about = state, folder, images, about
         settings = state.settings
         self.log = Log(folder, start, settings.log.wandb) if state.world.leads else None
@@ -180,12 +182,20 @@ class Writer:
             self.log.picture(done, drawn)
 
     def _choose(self) -> Batch | None:
-        """Read up to six images, drawn once by key; broken ones are passed over (they are counted in training)."""
-        samples, whole = [], WholeSamples(self.images, self.state.settings.image, self.truth)
-        order = keyed.numpy_generator(self.state.settings.seed, "pictured").permutation(len(self.images))
-        for row in order[: 4 * PICTURED]:
+        """Read up to six images, drawn once by key; broken ones are passed over (they are counted in training).
+
+        Images with neighbours are cropped as in training, or they would all look alike where places repeat.
+        """
+        image, seed = self.state.settings.image, self.state.settings.seed
+        samples, whole = [], WholeSamples(self.images, image, self.truth)
+        grouped = None if self.groups is None else TrainSamples(self.images, image, seed, groups=self.groups)
+        order = keyed.numpy_generator(seed, "pictured").permutation(len(self.images))
+        for place in range(4 * PICTURED):
+            epoch, row = place // len(order), int(order[place % len(order)])
+            if grouped is None and epoch:
+                break
             try:
-                samples.append(whole[int(row)])
+                samples.append(whole[row] if grouped is None else grouped[epoch, row])
             except UserError:
                 continue
             if len(samples) == PICTURED:
@@ -202,7 +212,10 @@ class Writer:
         known = {
             "lr": lr_at(done - 1, settings.steps, settings.optim, state.peak),
             "epoch": done * settings.batch_size / len(self.images),
-            "images_per_s": count * settings.batch_size / max(now - self._mark - self._paused, 1e-9),
+            "images_per_s": count
+            * settings.batch_size
+            * (self.groups.count if self.groups else 1)
+            / max(now - self._mark - self._paused, 1e-9),
             "time_s": now - self._began,
             "skipped_images": float(self.skipped_images),
             **verdict,
@@ -244,6 +257,9 @@ class Writer:
         if self.state.world.leads:
             backbone = state_name(self.state.method)
             vit = {name.removeprefix(backbone): w for name, w in weights.items() if name.startswith(backbone)}
+            lone_positions = getattr(self.state.method, "lone_positions", None)
+            if lone_positions is not None:  # its images stand in frames of their own: a lone one needs the grid's
+                vit["pos_embed"] = lone_positions(weights)
             checkpoint.write_weights(vit, self.folder / "weights.safetensors")
             if hasattr(self.state.method, "predict"):
                 checkpoint.write_weights(weights, self.folder / "model.safetensors")
