@@ -299,6 +299,9 @@ def test_recipes_of_the_other_command_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is one of terrasieve pretrain, not of terrasieve adapt"):
         recipe.load(tmp_path / "p.yaml", (), AdaptRecipe)
     assert recipe.kind_of(tmp_path / "a.yaml") is AdaptRecipe
+    (tmp_path / "c.yaml").write_text("name: x\nsources: [{name: a, paths: b}]\n")
+    with pytest.raises(UserError, match="is one of terrasieve curate, not of terrasieve pretrain"):
+        recipe.load(tmp_path / "c.yaml")
 
 
 def labelled(small_manifest: Path, path: Path, **columns: Any) -> str:

@@ -15,7 +15,8 @@ from terrasieve.nn.encoder import Encoder
 from terrasieve.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = [*sorted((ROOT / "recipes").glob("*.yaml")), ROOT / "src" / "terrasieve" / "demo.yaml"]
+TRAINING = [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if not path.name.startswith("curate_")]
+RECIPES = [*TRAINING, ROOT / "src" / "terrasieve" / "demo.yaml"]
 SIMPLE = "data: m.parquet\nsteps: 10\nmethod: {name: selective_mae}\n"
 
 
