@@ -20,6 +20,7 @@ from terrasieve.batch import Batch, Rows
 from terrasieve.errors import UserError
 from terrasieve.pretrain import pretrain
 from terrasieve.recipe import Recipe
+from terrasieve.train.checkpoint import found
 from terrasieve.train.distributed import World
 from terrasieve.train.loop import train_step
 from terrasieve.train.optim import lr_at, optimiser, peak_lr
@@ -141,6 +142,24 @@ def test_two_processes_are_one(tiny: Callable[..., Recipe], tmp_path: Path, para
     logs = [[json.loads(x) for x in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two")]
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in logs]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_are_one_with_a_queue_and_a_momentum_encoder(
+    tiny: Callable[..., Recipe], tmp_path: Path, parallel: str
+) -> None:
+    method = {"name": "moco", "widths": [32, 16], "queue": 10, "momentum": 0.5}
+    with pytest.raises(UserError, match=r"optim\.name sgd does not go with parallel fsdp"):
+        tiny(optim={"name": "sgd"}, parallel="fsdp")
+    optim = {"name": "sgd", "base_lr": 1.0} if parallel == "ddp" else {"base_lr": 1e-3}
+    settings = tiny(steps=4, method=method, optim=optim, parallel=parallel, geography={"name": "georank"})
+    pretrain(settings, tmp_path / "one")
+    torchrun(settings, tmp_path / "two")
+    one, two = (torch.load(found(tmp_path / name / "checkpoints")[-1][1])["model"] for name in ("one", "two"))
+    assert one.keys() == two.keys() and "method.queue" in one
+    for name, value in one.items():
+        assert torch.allclose(value.float(), two[name].float(), atol=2e-5), name
 
 
 @pytest.mark.slow

@@ -108,6 +108,8 @@ class LoopSettings(Section):
                 f"encoder.patch_px: a patch of {p} px does not divide image.size_px {height} x {width}; "
                 f"use a multiple of {p}"
             )
+        if self.parallel == "fsdp" and self.optim.name in ("sgd", "lars"):
+            raise ValueError(f"optim.name {self.optim.name} does not go with parallel fsdp; use ddp, or adamw or adam")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
         if self.loader.lanes and self.batch_size % self.loader.lanes:
