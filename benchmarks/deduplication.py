@@ -1,4 +1,4 @@
-"""How fast is deduplication? JPEG bytes to hashes, and the near-duplicate join, beside imagehash and faiss.
+"""How fast is deduplication? JPEG bytes to hashes, the join, verification, beside imagehash and faiss.
 
 Run: python benchmarks/deduplication.py [--hashes 100000,1000000,13000000]; with `uv run --with imagehash --with
 faiss-cpu` the others are measured too, on what they can do. The hashes are uniform, with 5 % of them within 8 bits of
@@ -19,12 +19,15 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import simplejpeg
 
 from terrasieve import keyed
-from terrasieve.curate import hamming, hashing
+from terrasieve.curate import canonical, hamming, hashing, look
+from terrasieve.curate.judge import JudgeSettings, judge_groups
 from terrasieve.imagery.earth import RGB, render, sample_places
 
 
@@ -44,6 +47,58 @@ def ours(files: list[bytes]) -> np.ndarray:
         for data in files
     ]
     return hashing.hashes(np.stack(thumbs)).phash
+
+
+def stored(files: list[bytes]) -> float:
+    """Do to JPEG files all that the hash store does, from opening them on; return CPU seconds."""
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{n}.jpg" for n in range(len(files))]
+        for path, data in zip(paths, files, strict=True):
+            path.write_bytes(data)
+        began = time.process_time()
+        thumbs = np.stack([look.look(str(path), None, ["red", "green", "blue"])[2].thumb for path in paths])
+        hashing.hashes(thumbs)
+        canonical.turns(thumbs)
+        return time.process_time() - began
+
+
+def judged(pairs: int) -> dict[str, float]:
+    """Verify pairs of an image and a copy cropped by one or two percent, in one thread."""
+    places = sample_places(256, gsd_m=5.0, size_px=128, bands=RGB, dtype="uint8")
+    scenes = [render(place).image.mean(axis=0).astype(np.uint8) for place in places]
+    crops = [np.ascontiguousarray(scene[1:, 2:]) for scene in scenes]
+    both = np.stack([hashing.thumbnail(image) for pair in zip(scenes, crops, strict=True) for image in pair])
+    many = np.tile(np.arange(len(both)), 128)
+    phash, thumbs = hashing.hashes(both).phash[many], both[many]
+    ends, none, settings = np.arange(2, len(many) + 1, 2), np.zeros(0, np.int64), JudgeSettings(distance=16)
+    judge_groups(ends[:2], phash[:4], thumbs[:4], none, settings)  # compiles
+    done, began = 0, time.process_time()
+    while done < pairs:
+        found = judge_groups(ends, phash, thumbs, none, settings)
+        done += len(ends)
+    seconds = (time.process_time() - began) * pairs / done
+    share = float((found.verdict[1::2] == 1).mean())
+    return {"pairs": pairs, "cpu_s": round(seconds, 2), "duplicates": round(share, 3)}
+
+
+def component(count: int) -> dict[str, float]:
+    """Join and verify one group of ``count`` hashes, the images of which are all different."""
+    draw = keyed.numpy_generator(0, "benchmark component")
+    thumbs = draw.integers(0, 256, (count, 32, 32), dtype=np.uint8)
+    phash = np.full((count, 8), 0xFEDCBA9876543210, np.uint64)
+    for _ in range(3):
+        phash ^= (np.uint64(1) << draw.integers(0, 64, count).astype(np.uint64))[:, None]
+    hamming.join(made(1000, False), 8, 1)  # compiles
+    began = time.process_time()
+    hamming.join(np.ascontiguousarray(phash[:, 0]), 8, 1)
+    joined = time.process_time()
+    found = judge_groups(np.array([count]), phash, thumbs, np.zeros(0, np.int64), JudgeSettings())
+    return {
+        "hashes": count,
+        "join_cpu_s": round(joined - began, 2),
+        "verify_cpu_s": round(time.process_time() - joined, 2),
+        "dropped": int((found.verdict == 1).sum()),
+    }
 
 
 def imagehashes(files: list[bytes]) -> list[object]:
@@ -115,6 +170,40 @@ def attempt(work: Callable[[], object]) -> object:
         return f"{error.name} is not installed"
 
 
+def table(record: dict[str, Any]) -> list[str]:
+    """Return the figures as Markdown, beside those that are asked for."""
+    runs = {(run["hashes"], run["kind"], run["threads"]): run for run in record["join"]}
+    pairs, group = record["verify"], record["component"]
+    rows = []
+    for side_px, asked in ((512, "1,600"), (1024, "500")):
+        of = record[f"jpeg_{side_px}px"]
+        rows.append(
+            (
+                f"JPEG bytes to pHash, {side_px} px, a core",
+                f"{of['ours_per_s']:,} a s",
+                asked,
+                f"imagehash {of['imagehash_per_s']}",
+            )
+        )
+        rows.append((f"all that the store keeps, {side_px} px", f"{of['store_per_s']:,} a s", "", ""))
+    rows.append(("verify 300,000 pairs, one thread", f"{pairs['cpu_s']} s", "600 s", ""))
+    rows.append(("one group of 40,000: join, verify", f"{group['join_cpu_s']} s, {group['verify_cpu_s']} s", "", ""))
+    asked_s = {1_000_000: "4 s", 13_000_000: "180 s on 2 cores, 1,500 MB"}
+    for (count, kind, threads), run in runs.items():
+        text = f"{run['wall_s']} s, {run['cpu_s']} s of CPU, peak {run['peak_mb']:,} MB"
+        asked, other = asked_s.get(count, ""), ""
+        if (count, kind, threads) == (100_000, "clean", 1):
+            other = f"faiss flat {record['faiss_flat_100k_cpu_s']} s of CPU"
+        if kind != "clean":
+            asked, other = "1.2 x clean", f"{run['cpu_s'] / runs[count, 'clean', threads]['cpu_s']:.2f} x clean"
+        rows.append((f"join {count:,}, d = 8, {kind}, {threads} threads", text, asked, other))
+    head = (
+        f"{record['processor']}, {os.cpu_count()} cores, {record['date']}, load {record['load_1m']:.1f} at the start."
+    )
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return [head, "", "| work | ours | asked | beside it |", "|---|---|---|---|", *lines]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hashes", default="100000,1000000,13000000")
@@ -124,7 +213,7 @@ def main() -> None:
     if given.one:
         print(json.dumps(join_once(int(given.one[0]), given.one[1] == "uniform_5", int(given.one[2]))))
         return
-    record: dict[str, object] = {"date": datetime.now(UTC).date().isoformat(), "load_1m": os.getloadavg()[0]}
+    record: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "load_1m": os.getloadavg()[0]}
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     named = (line.split(":")[1].strip() for line in lines if "model name" in line)
     record["processor"] = next(named, platform.processor())
@@ -133,9 +222,12 @@ def main() -> None:
         record[f"jpeg_{side_px}px"] = {
             "mean_kb": round(sum(map(len, files)) / len(files) / 1000),
             "ours_per_s": rate(ours, files),
+            "store_per_s": round(len(files) / median(stored(files) for _ in range(5))),
             "imagehash_per_s": attempt(lambda files=files: rate(imagehashes, files, 1)),
         }
         print(f"{side_px} px", record[f"jpeg_{side_px}px"], flush=True)
+    record["verify"], record["component"] = judged(300_000), component(40_000)
+    print(record["verify"], record["component"], flush=True)
     runs = []
     for count in map(int, given.hashes.split(",")):
         for kind in ("clean", "uniform_5"):
@@ -148,6 +240,7 @@ def main() -> None:
     record["faiss_flat_100k_cpu_s"] = attempt(lambda: faiss_flat(100_000))
     target = Path(__file__).parent / "results" / f"deduplication_{record['date']}.json"
     target.write_text(json.dumps(record, indent=1) + "\n")
+    target.with_suffix(".md").write_text("\n".join(table(record)) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 from terrasieve import methods, recipe
 from terrasieve.errors import UserError
+from terrasieve.nn.convolution import encoder_of
 from terrasieve.nn.encoder import Encoder
 from terrasieve.recipe import Recipe
 
@@ -25,8 +26,9 @@ def test_every_recipe_loads_and_builds_on_meta(path: Path) -> None:
     of_task = {} if isinstance(settings, Recipe) else {"classes": 5}
     untrained = settings.encoder.model_copy(update={"weights": None})
     with torch.device("meta"):
-        encoder = Encoder(untrained, len(settings.image.bands or "rgb"), settings.image.shape_px)
-        method = methods.build(settings.method.model_copy(update=of_task), encoder)
+        encoder = encoder_of(untrained, len(settings.image.bands or "rgb"), settings.image.shape_px)
+        geography = settings.geography if isinstance(settings, Recipe) else None
+        method = methods.build(settings.method.model_copy(update=of_task), encoder, 0, geography)
     assert sum(p.numel() for p in method.parameters()) > 1e5
     assert method.lr_scale <= 1
 

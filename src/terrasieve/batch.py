@@ -107,9 +107,12 @@ class Output:
     Attributes:
         loss: () float32, mean over the micro-batch; differentiable.
         metrics: name -> () tensor, detached, on the device; the loop logs them without waiting.
-        picture: tensors for the reconstruction picture, only when asked for (see ``methods.masked``).
+        picture: tensors for the picture of the run, only when asked for (see ``train.picture``).
+        embeddings: (B, D) one vector per image, with gradient, for ``methods.regularisers``: the first view's
+            projection, or the mean of the encoded patches; None of supervised methods.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
     picture: dict[str, Tensor] = field(default_factory=dict)
+    embeddings: Tensor | None = None

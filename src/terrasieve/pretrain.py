@@ -24,6 +24,7 @@ from terrasieve.data.loader import settled
 from terrasieve.errors import UserError
 from terrasieve.files import written_aside
 from terrasieve.methods import METHODS
+from terrasieve.methods.regularisers import Geographic, check_places
 from terrasieve.recipe import AdaptRecipe, R, Recipe
 from terrasieve.train import distributed, folder, loop
 from terrasieve.train.checkpoint import found
@@ -107,8 +108,12 @@ def pretrain(
                 describe(run, settings, about, images, resume)
             if on_start:
                 on_start(world, settings, len(images), steps_done(run))
+            if settings.geography is not None:
+                check_places(images.lon, images.lat, settings.geography)
             groups = _groups(settings, table, images, run, on_note if world.leads and not resume else None)
             state = build(settings, world, len(images.bands))
+            if isinstance(state.method, Geographic):
+                state.method.locate(images.lon, images.lat)
             return loop.train(state, images, run, about, groups=groups, stop_at=stop_at, on_step=on_step, on_log=on_log)
 
 

@@ -16,6 +16,7 @@ from terrasieve.evaluate.protocol import metrics_table, read_scores
 from terrasieve.recipe import AdaptRecipe, Recipe
 from terrasieve.report import write_report
 from terrasieve.train.distributed import World
+from terrasieve.train.log import read_log
 from terrasieve.train.loop import Outcome
 
 
@@ -85,6 +86,13 @@ def _conclude(outcome: Outcome, folder: Path, settings: Recipe | AdaptRecipe, *,
             f"because a gradient was not finite; {folder / 'log.jsonl'} lists them.",
             markup=False,
         )
+    for event in read_log(folder / "log.jsonl")[1]:
+        if event["event"] == "collapse":
+            err.print(
+                f"warning: the effective rank of the embeddings was {event['effective_rank']:.2f} at step "
+                f"{event['step']}, below {event['bound']:g}: they may have collapsed; see the report's curves.",
+                markup=False,
+            )
     if not over:
         what = "interrupted" if outcome.interrupted else "stopped"
         resume = f"terrasieve {settings.command} --resume {folder}"

@@ -22,7 +22,7 @@ from terrasieve.pretrain import pretrain
 from terrasieve.recipe import Recipe
 from terrasieve.train.distributed import World
 from terrasieve.train.loop import train_step
-from terrasieve.train.optim import adamw, lr_at, peak_lr
+from terrasieve.train.optim import lr_at, optimiser, peak_lr
 from terrasieve.train.settings import OptimSettings
 from terrasieve.train.state import State, build
 
@@ -57,7 +57,7 @@ def test_decay_spares_norms_biases_and_tokens(tiny: Callable[..., Recipe]) -> No
     named = dict(state.model.named_parameters())
     assert all(p.ndim >= 2 for name, p in named.items() if id(p) in decayed)
     assert not [name for name, p in named.items() if id(p) in decayed and ("token" in name or "norm" in name)]
-    count = sum(len(group["params"]) for group in adamw(state.model, OptimSettings()).param_groups)
+    count = sum(len(group["params"]) for group in optimiser(state.model, OptimSettings()).param_groups)
     assert count == sum(p.requires_grad for p in named.values())
 
 

@@ -102,7 +102,7 @@ def _candidates(source: Path, rows: Rows, store: Store, stored: np.ndarray, alon
     """Return (k,) ascending positions of those of ``alone`` whose pixels may equal another's."""
     readable = store.column("valid_share")[stored[alone]] > 0
     alone = alone[readable & (rows.pixels[alone] <= MOST_PX)]
-    group = hamming.join(np.ascontiguousarray(store.column("phash")[stored[alone], 0]), _BITS).group
+    group = hamming.join(store.column("phash", 0)[stored[alone]], _BITS).group
     crowded = np.bincount(group, minlength=len(group))[group] > 1
     alone, group = alone[crowded], group[crowded]
     shape = _shapes(source, rows.row[alone])

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from terrasieve.curate.agreement import agreement, normalised, product, turning
+from terrasieve.curate.detail import detail
 from terrasieve.curate.hamming import ones
 from terrasieve.imagery.grey import SIDE
 from terrasieve.section import Section
@@ -28,24 +29,30 @@ class JudgeSettings(Section):
     """When two images are the same, and when a person is asked.
 
     Duplicates correlate by ``accept`` and differ by at most ``reject_bits`` of dHash, or correlate by ``review`` and
-    differ by at most ``accept_bits``. For review are those of which one measure alone says so: correlation from
-    ``accept`` up whatever the dHash, from ``review`` up and at most ``reject_bits``, or at most ``accept_bits``.
+    differ by at most ``accept_bits`` of dHash and ``sure_distance`` of pHash. For review are those of which one measure
+    alone says so: correlation from ``accept`` up whatever the dHash, from ``review`` up and at most ``reject_bits``, or
+    at most ``accept_bits``.
 
     Attributes:
-        distance: bits of pHash beyond which nothing is compared.
+        distance: bits of pHash beyond which nothing is compared. More than ``near`` links by: two images differ by
+            other bits when both are turned, and what hangs together by a third is compared too.
         rotations: compare all eight orientations.
         accept: correlation of the aligned thumbnails.
         review: likewise.
+        sure_distance: bits of pHash up to which weaker correlation will do.
         accept_bits: of dHash.
         reject_bits: likewise.
+        detail: correlation of what is small in the thumbnails, below which a person is asked before any is dropped.
     """
 
-    distance: int = Field(default=8, ge=0, le=64)
+    distance: int = Field(default=12, ge=0, le=64)
     rotations: bool = True
     accept: float = Field(default=0.95, ge=-1, le=1)
-    review: float = Field(default=0.8, ge=-1, le=1)
+    review: float = Field(default=0.7, ge=-1, le=1)
+    sure_distance: int = Field(default=8, ge=0, le=64)
     accept_bits: int = Field(default=12, ge=0, le=64)
     reject_bits: int = Field(default=20, ge=0, le=64)
+    detail: float = Field(default=0.53, ge=-1, le=1)
 
 
 class Judged(NamedTuple):
@@ -103,7 +110,8 @@ def judge_pairs(phash: np.ndarray, thumbs: np.ndarray, a: np.ndarray, b: np.ndar
 
 def _numbers(settings: JudgeSettings) -> np.ndarray:
     of = settings
-    return np.array([of.distance, 8 if of.rotations else 1, of.accept, of.review, of.accept_bits, of.reject_bits])
+    limits = (of.accept, of.review, of.sure_distance, of.accept_bits, of.reject_bits, of.detail)
+    return np.array([of.distance, 8 if of.rotations else 1, *limits])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -127,28 +135,29 @@ def _dhash(thumb: np.ndarray, order: np.ndarray, out: np.ndarray) -> None:
 def _compare(
     thumb_a: np.ndarray,
     thumb_b: np.ndarray,
+    bits: int,
     orders: np.ndarray,
     orientation: int,
     limits: np.ndarray,
     space: np.ndarray,
 ) -> tuple[int, float]:
-    """Return the verdict on b, turned, against a, and their correlation."""
+    """Return the verdict on b, turned, against a, whose pHashes differ by so many bits, and their correlation."""
     rising_a, rising_b = np.empty(64, np.bool_), np.empty(64, np.bool_)
     _dhash(thumb_a, orders[0], rising_a)
     _dhash(thumb_b, orders[orientation], rising_b)
-    bits = 0
+    steps = 0
     for i in range(64):
-        bits += rising_a[i] != rising_b[i]
+        steps += rising_a[i] != rising_b[i]
     normalised(thumb_a, orders[0], space[0])
     normalised(thumb_b, orders[orientation], space[1])
-    accept, review, accept_bits, reject_bits = limits[2], limits[3], limits[4], limits[5]
-    if bits > reject_bits:
+    accept, review, sure, accept_bits, reject_bits, fine = limits[2:]
+    if steps > reject_bits:
         found = product(space[0], space[1])
         return (2 if found >= accept else 3), found
     found = agreement(space[0], space[1])
-    if found >= accept or (found >= review and bits <= accept_bits):
-        return 1, found
-    return (2 if found >= review or bits <= accept_bits else 3), found
+    if found >= accept or (found >= review and steps <= accept_bits and bits <= sure):
+        return (1 if detail(space[0], space[1]) >= fine else 2), found
+    return (2 if found >= review or steps <= accept_bits else 3), found
 
 
 @numba.njit(cache=True, nogil=True)
@@ -183,7 +192,7 @@ def _groups(
                     at = np.searchsorted(apart, pair)
                     if verdict[m] == 1 or (at < len(apart) and apart[at] == pair):
                         continue
-                    found, agrees = _compare(thumbs[a], thumbs[m], orders, turn, limits, space)
+                    found, agrees = _compare(thumbs[a], thumbs[m], bits, orders, turn, limits, space)
                     better = verdict[m] == 0 or found < verdict[m] or (found == verdict[m] and agrees > correlation[m])
                     if better:
                         other[m], verdict[m], distance[m] = a, found, bits
@@ -238,7 +247,7 @@ def _pairs(
             nearest = min(nearest, ones(phash[a, 0] ^ phash[b, turn]))
         for turn in range(int(limits[1])):
             if ones(phash[a, 0] ^ phash[b, turn]) == nearest:
-                found, agrees = _compare(thumbs[a], thumbs[b], orders, turn, limits, space)
+                found, agrees = _compare(thumbs[a], thumbs[b], nearest, orders, turn, limits, space)
                 if verdict[n] == 0 or found < verdict[n] or (found == verdict[n] and agrees > correlation[n]):
                     other[n], verdict[n], distance[n] = a, found, nearest
                     orientation[n], correlation[n] = turn, agrees

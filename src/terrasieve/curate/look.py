@@ -77,7 +77,7 @@ class Part(NamedTuple):
 def look_at(part: Part) -> int:
     """Hash the images of a part and write them; return their number."""
     ids, uris, windows, bands = _images(part)
-    found = [_look(uri, window, names) for uri, window, names in zip(uris, windows, bands, strict=True)]
+    found = [look(uri, window, names) for uri, window, names in zip(uris, windows, bands, strict=True)]
     write(part, ids, found)
     return len(ids)
 
@@ -98,7 +98,8 @@ def _images(part: Part) -> tuple[list[str], list[str], list[list[int] | None], l
     return tuple(table[name].to_pylist() for name in ("id", "uri", "window", "bands"))
 
 
-def _look(uri: str, window: Sequence[int] | None, bands: Sequence[str] | None) -> Look:
+def look(uri: str, window: Sequence[int] | None, bands: Sequence[str] | None) -> Look:
+    """Read an image: stamp of its file, hash of its bytes (zeros for a window), view, and why it cannot be read."""
     mark = stamp(status_of(uri.partition("#name=")[0]))  # before the pixels: a change from now on is noticed
     try:
         content = bytes(16) if window is not None or is_remote(uri) else _bytes_hash(uri)

@@ -23,6 +23,7 @@ import shapely
 
 from terrasieve import manifest
 from terrasieve.curate.engine import Engine, Local
+from terrasieve.errors import UserError
 from terrasieve.files import written_aside
 
 ROW_GROUP = 65_536
@@ -173,9 +174,15 @@ def tally(table: pa.Table) -> Counter[str]:
 
 def numbers(ids: pa.ChunkedArray) -> np.ndarray:
     """Return ids (16 hex digits) as (n,) uint64."""
-    digits = np.frombuffer("".join(ids.to_pylist()).encode(), np.uint8).astype(np.uint64)
-    nibbles = (digits - np.where(digits < 58, 48, 87).astype(np.uint64)).reshape(-1, 16)
-    return np.asarray((nibbles << np.arange(60, -1, -4, dtype=np.uint64)).sum(axis=1, dtype=np.uint64))
+    text = pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.string())
+    if not len(text):
+        return np.zeros(0, np.uint64)
+    ends = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1]
+    if ends[-1] - ends[0] != 16 * len(text):
+        raise UserError("Not a manifest of terrasieve: an id is 16 hexadecimal digits, but some here are not.")
+    digits = np.frombuffer(text.buffers()[2], np.uint8)[ends[0] : ends[-1]].reshape(-1, 16)
+    nibbles = digits - np.where(digits < 58, np.uint8(48), np.uint8(87))
+    return np.ascontiguousarray(nibbles[:, ::2] << 4 | nibbles[:, 1::2]).view(">u8")[:, 0].astype(np.uint64)
 
 
 class Shapes:

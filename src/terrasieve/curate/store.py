@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from terrasieve.curate.engine import LOST
-from terrasieve.curate.look import Part, look_at, lost
+from terrasieve.curate.look import SCHEMA, Part, look_at, lost
 from terrasieve.curate.stamps import stamp, status_of
 from terrasieve.curate.step import Result, Work, numbers, rewrite
 from terrasieve.errors import UserError
@@ -53,7 +53,7 @@ def hash_images(source: Path, target: Path, settings: HashSettings, work: Work) 
         done += count
         work.tick(done, total)
     store = open_store(work.hashes)
-    phash = store.column("phash")[:, 0]
+    phash = store.column("phash", 0)
     unreadable = np.array([bool(reason) for reason in store.column("reason")], bool)
 
     def change(table: pa.Table, _: int) -> pa.Table:
@@ -101,8 +101,8 @@ class Store:
         at = np.searchsorted(self._sorted, ids, side="right") - 1
         return np.where((at >= 0) & (self._sorted[at] == ids), self._order[at], -1)
 
-    def column(self, name: str) -> np.ndarray:
-        """Return a column of all rows.
+    def column(self, name: str, place: int | None = None) -> np.ndarray:
+        """Return a column of all rows; with ``place``, that one of its numbers an image alone.
 
         ``phash`` (n, 8) uint64, ``dhash`` uint64, ``entropy`` float32 in bits, ``valid_share`` and ``std`` float32,
         ``turns`` uint8 (``canonical``), ``bytes_hash`` (n, 2) uint64 (zeros: a window), ``pixel_hash`` (n, 2) uint64
@@ -113,9 +113,10 @@ class Store:
 
             return pixel_hashes(self, self._folder)
         if not self._paths:
-            empty = np.zeros((0, _SHAPES[name]) if name in _SHAPES else 0, np.uint64)
+            empty = np.zeros((0, _SHAPES[name]) if name in _SHAPES and place is None else 0, np.uint64)
             return empty.astype(object) if name == "reason" else empty
-        return np.concatenate([self._read(path, name) for path in self._paths])
+        parts = (self._read(path, name) for path in self._paths)
+        return np.concatenate([part if place is None else part[:, place].copy() for part in parts])
 
     def thumbs(self, rows: np.ndarray) -> np.ndarray:
         """Return the thumbnails (k, 32, 32) uint8 of (k,) rows."""
@@ -133,7 +134,8 @@ class Store:
     def _read(path: Path, name: str) -> np.ndarray:
         try:
             with pa.memory_map(str(path)) as file:
-                column = pa.ipc.open_file(file).get_batch(0).column(name)
+                wanted = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index(name)])
+                column = pa.ipc.open_file(file, options=wanted).get_batch(0).column(name)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path} is damaged ({error}). Delete it and run the curation again.") from error
         if name == "reason":

@@ -34,11 +34,13 @@ class Reconstruction(NamedTuple):
         selection: which patches were encoded and predicted.
         predicted_BMP: predictions of normalised pixels at the targets.
         error_BM: mean squared error of each target patch over its real pixels.
+        embeddings_BD: mean of the encoded patches, after the final norm.
     """
 
     selection: Selection
     predicted_BMP: Tensor
     error_BM: Tensor
+    embeddings_BD: Tensor
 
 
 def draw_noise(batch: Batch, generator: torch.Generator, patches: int) -> Tensor:
@@ -94,7 +96,9 @@ def reconstruct(
         weight_BNP = patchify(batch.valid[:, None].float(), encoder.patch_px)
         bands = patches_BNP.shape[-1] // weight_BNP.shape[-1]
         weight_BMP = take(weight_BNP, selection.targets_BM).repeat(1, 1, bands)
-    return Reconstruction(selection, predicted_BMP, patch_errors(predicted_BMP, targets_BMP, weight_BMP))
+    last: Tensor = tokens[-1] if mix else tokens
+    errors = patch_errors(predicted_BMP, targets_BMP, weight_BMP)
+    return Reconstruction(selection, predicted_BMP, errors, last[:, 1:].mean(dim=1))
 
 
 def share_valid(batch: Batch, patch_px: int) -> Tensor | None:

@@ -33,9 +33,17 @@ NAMES = {
     "loss": "Loss",
     "lr": "Learning rate",
     "grad_norm": "Gradient norm",
+    "method_loss": "Loss of the method alone",
+    "geography_loss": "Loss of the geographic regulariser",
+    "effective_rank": "Effective rank of the embeddings",
+    "spread": "Spread of the embeddings, 0 = collapsed",
+    "uniformity": "Uniformity of the embeddings, 0 = collapsed",
     "images_per_s": "Throughput, images per second",
 }
+_VIEWS = ("Views", "The views of each image that the method compares.", ("input", "first view", "second view"))
 PICTURES = {
+    **dict.fromkeys(("moco", "simclr", "byol", "simsiam"), _VIEWS),
+    "dino": (*_VIEWS[:2], (*_VIEWS[2], "a local view")),
     "rvit": ("Selected patches", "Grey patches were not encoded.", ("input", "what the encoder saw")),
     "rupernet": (
         "Selected patches and classes",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from terrasieve import keyed
@@ -57,6 +58,7 @@ def train_step(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
     for group in state.optimizer.param_groups:
         group["lr"].fill_(lr * group.get("lr_factor", 1.0))
     metrics: dict[str, Tensor] = {}
+    before = [statistic.clone() for statistic in state.statistics]
     size = len(batch) // settings.accumulate
     for part in range(settings.accumulate):
         micro = normalise(batch.part(part * size, (part + 1) * size), state.mean, state.std)
@@ -72,10 +74,12 @@ def train_step(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
     norm = gradient_norm(state.parameters, settings.optim.clip)
     bad = (~norm.isfinite()).float()
     state.skipped += bad
-    # Fused AdamW leaves the weights alone where this is 1, without the host having to know.
+    # The optimiser leaves the weights alone where this is 1, without the host having to know.
     state.optimizer.found_inf = bad  # type: ignore[attr-defined]
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    for statistic, old in zip(state.statistics, before, strict=True):
+        statistic.copy_(torch.where(bad > 0, old, statistic))
     state.method.after_step(step)
     return {**metrics, "grad_norm": norm}
 
