@@ -18,7 +18,7 @@ from terrasieve.methods.neighbor_tokens import ground_once, least_given_away
 from terrasieve.methods.visibility import normalised, weighted_loss
 from terrasieve.nn.decoder import CrossBlock, DecoderSettings
 from terrasieve.nn.encoder import Encoder, EncoderSettings
-from terrasieve.nn.packed import Packing
+from terrasieve.nn.packed import Packing, _read_padded, packed_reading
 from terrasieve.nn.patches import patchify
 from terrasieve.sieve.ragged import pack, take_ragged
 
@@ -155,6 +155,9 @@ def test_packed_cross_attention_is_attention_image_by_image() -> None:
     for row in range(3):
         alone = block(x[row : row + 1], torch.cat([cls[row : row + 1], context[row, keep[row]]])[None])
         torch.testing.assert_close(packed[row : row + 1], alone, atol=1e-6, rtol=1e-5)
+    q = torch.randn(3, 4, 7, 8, generator=draw())
+    k, v = torch.randn(2, len(packing.rows_S), 4, 8, generator=draw()).unbind()
+    torch.testing.assert_close(_read_padded(q, k, v, packing), packed_reading(q, k, v, packing), atol=1e-6, rtol=1e-5)
 
 
 def test_targets_are_where_neighbours_give_least_away() -> None:

@@ -35,8 +35,9 @@ def take(groups: Groups, windows_N4: np.ndarray, image: ImageSettings, seed: int
     rows = keyed.numpy_generator(seed, "survey").permutation(len(places))[:LOOKED_AT]
     kinds = groups.neighbours.census(rows)
     pairs, overlaps = [], []
-    for row in rows[:DRAWN].tolist():
-        group = groups.cut(keyed.numpy_generator(seed, "augment", 0, row), row, 0, windows_N4, image)
+    for n in range(DRAWN):
+        epoch, row = n // len(rows), int(rows[n % len(rows)])
+        group = groups.cut(keyed.numpy_generator(seed, "augment", epoch, row), row, epoch, windows_N4, image)
         overlaps.append(group.overlap)
         corners = places.corners[row]
         if np.isfinite(corners).all() and np.ptp(corners, axis=0).all():

@@ -122,7 +122,11 @@ def packed_reading(q_BHMd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packin
         q_THd = q_BHMd.transpose(1, 2).reshape(B * M, H, d)
         read = cast(Tensor, varlen_attn(q_THd, k_SHd, v_SHd, ends, packing.offsets, M, packing.longest))
         return read.view(B, M, H, d).transpose(1, 2)
-    # No kernel for ragged keys in this precision: padded to the longest that there can be, so that no host waits.
+    return _read_padded(q_BHMd, k_SHd, v_SHd, packing)
+
+
+def _read_padded(q_BHMd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
+    """Pad keys to the longest that there can be, so that no host waits: where no kernel takes ragged ones."""
     place_S = torch.arange(len(packing.rows_S), device=q_BHMd.device) - packing.offsets.long()[packing.rows_S]
     place_S = packing.rows_S * packing.longest + place_S
     L, H, d = packing.longest, *k_SHd.shape[1:]
