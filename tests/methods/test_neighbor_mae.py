@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from terrasieve import keyed
 from terrasieve.batch import Batch
 from terrasieve.bench.contenders import Setup
 from terrasieve.bench.flops import gflop_per_image
-from terrasieve.methods.neighbor_mae import NeighborMAE, NeighborMAESettings, cross_project, mask_ratio, pair_iou
+from terrasieve.methods.neighbor_mae import (
+    NeighborMAE,
+    NeighborMAESettings,
+    corner_embedding,
+    cross_project,
+    mask_ratio,
+    pair_iou,
+)
 from terrasieve.methods.neighbor_tokens import ground_once, least_given_away
 from terrasieve.methods.visibility import normalised, weighted_loss
 from terrasieve.nn.decoder import CrossBlock, DecoderSettings
 from terrasieve.nn.encoder import Encoder, EncoderSettings
 from terrasieve.nn.packed import Packing, _read_padded, packed_reading
 from terrasieve.nn.patches import patchify
+from terrasieve.pretrain import pretrain
+from terrasieve.recipe import Recipe
 from terrasieve.sieve.ragged import pack, take_ragged
+from terrasieve.train.checkpoint import found
 
 SMALL = {"depth": 2, "width": 32, "heads": 4}
 
@@ -129,6 +142,17 @@ def test_a_lone_image_is_what_the_exported_encoder_makes_of_it() -> None:
     torch.testing.assert_close(alone.cls_BD, exported[:, 0], atol=1e-5, rtol=0)
     torch.testing.assert_close(alone.tokens.view(2, 64, -1), exported[:, 1:], atol=1e-5, rtol=0)
     assert not torch.allclose(exported[:, 1:], method_of(bands=5).encoder.encode(image)[:, 1:], atol=1e-2)
+
+
+def test_a_run_leaves_the_positions_of_a_lone_image(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    settings = tiny(steps=3, method={"name": "neighbor_mae", "decoder": SMALL}, pairs={"kinds": ["near"]})
+    pretrain(settings, tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "weights.safetensors")
+    slots = torch.load(found(tmp_path / "run" / "checkpoints")[-1][1], weights_only=True)["model"]["slots.token"]
+    side = torch.linspace(0, 32, 5)
+    grid = [[side[c], 32 - side[r], side[c + 1], 32 - side[r + 1]] for r in range(4) for c in range(4)]
+    torch.testing.assert_close(weights["pos_embed"][0, 1:], corner_embedding(torch.tensor(grid), 192) + slots[0])
+    assert not weights["pos_embed"][0, 0].any()
 
 
 def test_joint_attention_looks_at_the_neighbour_and_the_ablation_does_not() -> None:

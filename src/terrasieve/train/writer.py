@@ -258,7 +258,7 @@ class Writer:
             backbone = state_name(self.state.method)
             vit = {name.removeprefix(backbone): w for name, w in weights.items() if name.startswith(backbone)}
             lone_positions = getattr(self.state.method, "lone_positions", None)
-            if lone_positions is not None:  # its images stand in frames of their own: a lone one needs the grid's
+            if lone_positions is not None:  # its images stand in frames of their own; exported, they are alone
                 vit["pos_embed"] = lone_positions(weights)
             checkpoint.write_weights(vit, self.folder / "weights.safetensors")
             if hasattr(self.state.method, "predict"):
