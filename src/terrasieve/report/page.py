@@ -122,7 +122,8 @@ def write_report(run_dir: str | Path, extra: Sequence[Figure] = ()) -> Path:
 
 
 def _subtitle(run: Run) -> str:
-    parts = [_setting(run, "method", "name"), _setting(run, "encoder", "name"), run.environment.get("hardware")]
+    parts = [_setting(run, *of) for of in (("method", "name"), ("geography", "name"), ("encoder", "name"))]
+    parts.append(run.environment.get("hardware"))
     return " · ".join(str(part) for part in parts if part)
 
 
