@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "Examples: terrasieve curate recipes/curate_shared.yaml -o curated  ·  "
-    "terrasieve curate recipes/curate_shared.yaml -o curated slice.how=grid near.distance=6"
+    "terrasieve curate recipes/curate_shared.yaml -o curated slice.how=grid near.distance=6  ·  "
+    "terrasieve curate recipes/curate_shared.yaml -o curated --engine ray"
 )
 
 
@@ -23,6 +24,7 @@ def curate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; one that is there goes on.")] = Path(
         "curated"
     ),
+    engine: Annotated[str | None, typer.Option(help="local or ray; default: the recipe's.")] = None,
 ) -> None:
     """Curate imagery: scan sources, exclude, slice, find duplicates, verify; write manifest, report and datasheet.
 
@@ -33,7 +35,7 @@ def curate(
     from terrasieve.curate.recipe import load
     from terrasieve.display import StepsDisplay, err
 
-    settings = load(recipe, overrides or ())
+    settings = load(recipe, [*(overrides or ()), *([f"engine={engine}"] if engine else [])])
     with StepsDisplay() as display:
         progress = pipeline.Progress(display.begins, display.counts, display.ends)
         try:
