@@ -8,7 +8,8 @@ Earth, and from the folder of real data (--data) UC Merced and crops of Planet, 
 there; uint8 RGB, 160 to 512 px.
 
 python benchmarks/planted.py score DIR CURATED prints recall and precision by kind of a folder that `terrasieve curate`
-made from DIR/images, or that `... run DIR CURATED` made with the steps of deduplication alone.
+made from DIR/images, or that `... run DIR CURATED` made with the steps of deduplication alone; with the table that
+`terrasieve overlaps CURATED/scan.parquet -o CURATED/overlaps.parquet` wrote, also what of it that finds, and where.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import rasterio
 import simplejpeg
 from PIL import Image
@@ -322,19 +324,34 @@ def score(folder: Path, curated: Path) -> list[str]:
             count["low"] += 1
         elif frozenset((a, b)) in review:
             count["review"] += 1
+    ground = overlapping(curated, truth)
+    for pair in truth:
+        a, b = manifest.row_id(pair["uri_a"]), manifest.row_id(pair["uri_b"])
+        if not {end(a), end(b), a, b} & low or end(a) == end(b):
+            counts[pair["kind"]]["ground"] += frozenset((a, b)) in ground
     foreign = [image for image in keeper if end(image) != end(partner[image])]
     for image in keeper:
         counts[kind_of[image]]["dropped"] += 1
         counts[kind_of[image]]["right"] += end(image) == end(partner[image])
     lines = [
-        "| kind | pairs | low information | recall % | for review | dropped | precision % |",
-        "|---|---|---|---|---|---|---|",
+        "| kind | pairs | low information | recall % | for review | dropped | precision % | recall of overlaps % |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for kind, count in counts.items():
         of = count["n"] - count["low"]
         recall = 100 * count["found"] / of if of else float("nan")
         precision = f"{100 * count['right'] / count['dropped']:.1f}" if count["dropped"] else "-"
-        cells = (kind, count["n"], count["low"], f"{recall:.1f}", count["review"], count["dropped"], precision)
+        of_ground = f"{100 * count['ground'] / of:.1f}" if of and count["ground"] else "-"
+        cells = (
+            kind,
+            count["n"],
+            count["low"],
+            f"{recall:.1f}",
+            count["review"],
+            count["dropped"],
+            precision,
+            of_ground,
+        )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "Dropped for another image than its copy:", ""]
     lines += [
@@ -342,6 +359,27 @@ def score(folder: Path, curated: Path) -> list[str]:
         for image in foreign
     ]
     return lines
+
+
+def overlapping(curated: Path, truth: list[dict[str, str]]) -> set[frozenset[str]]:
+    """Return the planted pairs in CURATED/overlaps.parquet whose offset is true to a pixel, where there is one.
+
+    Made by: terrasieve overlaps CURATED/scan.parquet -o CURATED/overlaps.parquet (or steps/scan.parquet)
+    """
+    path = curated / "overlaps.parquet"
+    if not path.is_file():
+        return set()
+    found = {frozenset((row["uri_a"], row["uri_b"])): row for row in pq.read_table(path).to_pylist()}
+    right = set()
+    for pair in truth:
+        row = found.get(frozenset((pair["uri_a"], pair["uri_b"])))
+        if row is None or not pair["dx_px"]:
+            continue
+        sign = 1 if row["uri_a"] == pair["uri_a"] else -1
+        off = max(abs(row[name] - sign * int(pair[name])) for name in ("dx_px", "dy_px"))
+        if off <= 1:
+            right.add(frozenset(manifest.row_id(pair[name]) for name in ("uri_a", "uri_b")))
+    return right
 
 
 def main() -> None:

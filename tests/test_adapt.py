@@ -31,7 +31,7 @@ from terrasieve.recipe import AdaptRecipe
 from terrasieve.train.checkpoint import found
 from terrasieve.train.distributed import World
 from terrasieve.train.log import read_log
-from terrasieve.train.optim import adamw
+from terrasieve.train.optim import optimiser
 from terrasieve.train.settings import OptimSettings
 from terrasieve.train.state import State, build
 
@@ -219,7 +219,7 @@ def test_layers_learn_the_slower_the_deeper(tune: Tune) -> None:
     assert factor["encoder.vit.patch_embed.proj.weight"] == factor["encoder.vit.cls_token"] == 0.125
     assert decay["head.weight"] == 0.05 and decay["head.bias"] == decay["encoder.vit.cls_token"] == 0
     assert set(factor) == {name for name, p in state.model.named_parameters() if p.requires_grad}
-    plain = adamw(state.model, OptimSettings())
+    plain = optimiser(state.model, OptimSettings())
     assert len(plain.param_groups) == 2 and "lr_factor" not in plain.param_groups[0]
 
 
@@ -299,6 +299,9 @@ def test_recipes_of_the_other_command_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is one of terrasieve pretrain, not of terrasieve adapt"):
         recipe.load(tmp_path / "p.yaml", (), AdaptRecipe)
     assert recipe.kind_of(tmp_path / "a.yaml") is AdaptRecipe
+    (tmp_path / "c.yaml").write_text("name: x\nsources: [{name: a, paths: b}]\n")
+    with pytest.raises(UserError, match="is one of terrasieve curate, not of terrasieve pretrain"):
+        recipe.load(tmp_path / "c.yaml")
 
 
 def labelled(small_manifest: Path, path: Path, **columns: Any) -> str:

@@ -75,6 +75,8 @@ def load_encoder(folder: Path) -> Trained:
                 "Runs are made by terrasieve pretrain, exports by terrasieve export."
             )
         settings, encoder = assess.load_run(folder)
+        if not isinstance(encoder, Encoder):
+            raise UserError(f"{folder}: redundancy is measured on the patches of a ViT, and {encoder.name} is none.")
         return Trained(encoder, settings.image, _digest(folder / "weights.safetensors"))
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -25,11 +25,12 @@ from terrasieve.errors import UserError
 from terrasieve.evaluate import protocol, tasks
 from terrasieve.evaluate.parts import images_of
 from terrasieve.evaluate.protocol import PRETRAINED, RANDOM_INIT, RAW_PIXELS, Features, Score
+from terrasieve.nn.convolution import ConvEncoder, encoder_of
 from terrasieve.nn.encoder import Encoder, Pool
 from terrasieve.recipe import AdaptRecipe, Recipe
 
 
-def load_run(run: Path) -> tuple[Recipe | AdaptRecipe, Encoder]:
+def load_run(run: Path) -> tuple[Recipe | AdaptRecipe, Encoder | ConvEncoder]:
     """Load a run's recipe and its encoder, with the weights of the end of training.
 
     Raises:
@@ -50,10 +51,10 @@ def load_run(run: Path) -> tuple[Recipe | AdaptRecipe, Encoder]:
     return settings, encoder
 
 
-def _encoder(settings: Recipe | AdaptRecipe) -> Encoder:
+def _encoder(settings: Recipe | AdaptRecipe) -> Encoder | ConvEncoder:
     """Build the encoder of a completed recipe, with random weights wherever its training began."""
     untrained = settings.encoder.model_copy(update={"weights": None})
-    return Encoder(untrained, len(settings.image.bands or ()), settings.image.shape_px, settings.seed).eval()
+    return encoder_of(untrained, len(settings.image.bands or ()), settings.image.shape_px, settings.seed).eval()
 
 
 def evaluate_run(
@@ -106,7 +107,7 @@ def evaluate_run(
 def _features(
     images: imagery.Images,
     settings: Recipe | AdaptRecipe,
-    encoders: dict[str, Encoder],
+    encoders: dict[str, Encoder | ConvEncoder],
     pool: Pool,
     workers: int,
     on_images: Callable[[int, int], None] | None,

@@ -49,6 +49,13 @@ class Batch:
         label: (B,) int64 class, or (B, C) float32 in [0, 1]: several labels, or soft ones after mixup; None without.
         mask: (B, H, W) int64 class of each pixel, 255 where it is not scored; None without.
         redundancy: (B, N) float32, each patch's score computed beforehand (see ``sieve.similarity``); None without.
+        neighbours: (B, K - 1, C, H, W), images of neighbouring ground, as ``image``; None without.
+        neighbours_valid: (B, K - 1, H, W), as ``valid``.
+        boxes: (B, K, 4) float32, left, top, right, bottom of what image and neighbours show, in metres from the lower
+            left corner of all of them; None without neighbours.
+        kinds: (B, K - 1) int64, how each is a neighbour, into ``data.pairs.KINDS``; None without.
+        overlap: B numbers in [0, 1], IoU of a sample's boxes, the mean over its pairs; on the host, which counts tokens
+            by it. Empty without neighbours.
         rows: the micro-batch's place in the global batch; None outside training.
         progress: fraction of training done before this step, in [0, 1).
         skipped: images that could not be read in the making of this batch.
@@ -63,6 +70,11 @@ class Batch:
     label: Tensor | None = None
     mask: Tensor | None = None
     redundancy: Tensor | None = None
+    neighbours: Tensor | None = None
+    neighbours_valid: Tensor | None = None
+    boxes: Tensor | None = None
+    kinds: Tensor | None = None
+    overlap: tuple[float, ...] = ()
     rows: Rows | None = None
     progress: float = 0.0
     skipped: tuple[Skip, ...] = ()
@@ -81,7 +93,7 @@ class Batch:
     def part(self, start: int, stop: int) -> Batch:
         """Return samples ``start`` to ``stop``, with ``rows`` moved along."""
         rows = None if self.rows is None else Rows(self.rows.start + start, self.rows.total)
-        return replace(self._map(lambda tensor: tensor[start:stop]), rows=rows)
+        return replace(self._map(lambda tensor: tensor[start:stop]), rows=rows, overlap=self.overlap[start:stop])
 
     def _map(self, change) -> Batch:  # type: ignore[no-untyped-def]
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if hasattr(getattr(self, f.name), "dtype")}
@@ -95,9 +107,12 @@ class Output:
     Attributes:
         loss: () float32, mean over the micro-batch; differentiable.
         metrics: name -> () tensor, detached, on the device; the loop logs them without waiting.
-        picture: tensors for the reconstruction picture, only when asked for (see ``methods.masked``).
+        picture: tensors for the picture of the run, only when asked for (see ``train.picture``).
+        embeddings: (B, D) one vector per image, with gradient, for ``methods.regularisers``: the first view's
+            projection, or the mean of the encoded patches; None of supervised methods.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
     picture: dict[str, Tensor] = field(default_factory=dict)
+    embeddings: Tensor | None = None

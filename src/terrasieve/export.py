@@ -1,4 +1,4 @@
-"""Export: a pretrained ViT as a folder that timm loads, with a model card.
+"""Export: a pretrained backbone as a folder that timm loads, with a model card.
 
 Last stage of a run, from the weights and what is known of them to ``model.safetensors``, ``config.json`` and
 ``README.md``. Source of the layout: timm's hub format (``timm.models._hub``, 1.0.31), checked by loading the folder
@@ -19,6 +19,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import terrasieve
@@ -67,7 +68,7 @@ def export(
     """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads; it gives (B, D) features.
 
     Args:
-        vit: a timm VisionTransformer with num_classes=0.
+        vit: a timm VisionTransformer, or another backbone of timm, with num_classes=0.
         out_dir: the folder to make.
         model_name: timm's name of the architecture.
         model_args: what ``timm.create_model`` was given (img_size, patch_size, in_chans, ...); JSON values.
@@ -102,7 +103,10 @@ def export(
 
 def _write(vit: nn.Module, out_dir: Path, config: dict[str, Any], card: Card) -> None:
     """Build the folder under another name, load it back, then give it its own."""
-    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in vit.state_dict().items()}
+    state = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in vit.state_dict().items()
+    }
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
@@ -135,26 +139,30 @@ def _check_target(out_dir: Path, overwrite: bool) -> None:
 def _config(vit: nn.Module, name: str, args: dict[str, Any], about: dict[str, Any], licence: str) -> dict[str, Any]:
     size = about["size_px"]
     # Without fc_norm=False timm would rename the final norm when it averages the tokens.
+    sized = {"img_size": size}
     pooled = {"global_pool": "avg", "fc_norm": False} if about["pooling"] == "mean" else {"global_pool": "token"}
+    if not isinstance(vit, VisionTransformer):
+        sized, pooled = {}, {"global_pool": "avg"}
+    known = getattr(vit, "pretrained_cfg", {})
     full_scale = 255.0 if about["dtype"] == "uint8" else 1.0
     return {
         "architecture": name,
         "num_classes": 0,
         "num_features": cast(int, vit.num_features),
         "global_pool": pooled["global_pool"],
-        "model_args": {**args, "img_size": size, "in_chans": len(about["bands"]), "num_classes": 0, **pooled},
+        "model_args": {**args, **sized, "in_chans": len(about["bands"]), "num_classes": 0, **pooled},
         "pretrained_cfg": {
             "custom_load": False,
             "input_size": [len(about["bands"]), *size],
-            "fixed_input_size": True,
+            "fixed_input_size": "img_size" in args or bool(sized),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "squash",
             "mean": [value / full_scale for value in about["mean"]],
             "std": [value / full_scale for value in about["std"]],
             "num_classes": 0,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            "first_conv": known.get("first_conv", "patch_embed.proj"),
+            "classifier": known.get("classifier", "head"),
             "license": licence,
         },
         "terrasieve": about,
@@ -204,7 +212,7 @@ def _readme(folder: str, vit: nn.Module, config: dict[str, Any], card: Card) -> 
         ),
         ("pretraining", card.get("method", "not stated")),
         ("input", f"{size} px, {about['dtype']}, bands {', '.join(about['bands'])}"),
-        ("pooling", "mean over patch tokens" if about["pooling"] == "mean" else "class token"),
+        ("pooling", "class token" if about["pooling"] == "cls" else "mean over the last feature map"),
         ("data", card.get("data", "not stated")),
         ("manifest", f"`{card.get('manifest_hash', 'not stated')}`, {card.get('manifest_rows', '?')} rows"),
         ("made by", f"terrasieve {about['version']}, commit `{card.get('commit') or 'not stated'}`"),

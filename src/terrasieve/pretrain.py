@@ -12,14 +12,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 import yaml
 
 from terrasieve import manifest, recipe
 from terrasieve.data import images as imagery
+from terrasieve.data import survey
+from terrasieve.data.groups import Groups
 from terrasieve.data.loader import settled
 from terrasieve.errors import UserError
 from terrasieve.files import written_aside
+from terrasieve.methods import METHODS
+from terrasieve.methods.regularisers import Geographic, check_places
 from terrasieve.recipe import AdaptRecipe, R, Recipe
 from terrasieve.train import distributed, folder, loop
 from terrasieve.train.checkpoint import found
@@ -71,6 +76,7 @@ def pretrain(
     on_start: Callable[[World, Recipe, int, int], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> loop.Outcome:
     """Run a recipe.
 
@@ -82,6 +88,7 @@ def pretrain(
         on_start: called with this process, the completed recipe, images found and steps already done.
         on_step: called after every step with the steps done.
         on_log: called with the numbers of a log line.
+        on_note: called with what a person should know about the images' neighbours before training.
 
     Returns:
         How it ended.
@@ -101,8 +108,28 @@ def pretrain(
                 describe(run, settings, about, images, resume)
             if on_start:
                 on_start(world, settings, len(images), steps_done(run))
+            if settings.geography is not None:
+                check_places(images.lon, images.lat, settings.geography)
+            groups = _groups(settings, table, images, run, on_note if world.leads and not resume else None)
             state = build(settings, world, len(images.bands))
-            return loop.train(state, images, run, about, stop_at=stop_at, on_step=on_step, on_log=on_log)
+            if isinstance(state.method, Geographic):
+                state.method.locate(images.lon, images.lat)
+            return loop.train(state, images, run, about, groups=groups, stop_at=stop_at, on_step=on_step, on_log=on_log)
+
+
+def _groups(
+    settings: Recipe, table: pa.Table, images: imagery.Images, run: Path, on_note: Callable[[str], None] | None
+) -> Groups | None:
+    """Find the images' neighbours, if the method looks at them, and say what was found."""
+    if getattr(METHODS[settings.method.name], "views", 1) != "neighbours":
+        return None
+    groups = Groups.of(table, settings.pairs, getattr(settings.method, "images", 2), settings.seed)
+    if on_note:
+        found = survey.take(groups, images.windows, settings.image, settings.seed)
+        folder.write_json(run / "neighbours.json", found)
+        for note in survey.notes(found):
+            on_note(note)
+    return groups
 
 
 def refuse_taken(run: Path, settings: Recipe | AdaptRecipe, world: World, resume: bool) -> None:

@@ -89,6 +89,8 @@ def check(content: dict[str, Any], where: str, kind: type[R] = Recipe) -> R:  # 
         UserError: listing every mistake.
     """
     other = AdaptRecipe if kind is Recipe else Recipe
+    if "sources" in content:
+        raise UserError(f"The recipe {where} is one of terrasieve curate, not of terrasieve {kind.command}.")
     if ("task" in content and kind is Recipe) or ({"data", "task"} & set(content) == {"data"} and kind is AdaptRecipe):
         raise UserError(f"The recipe {where} is one of terrasieve {other.command}, not of terrasieve {kind.command}.")
     return validate(content, where, kind)

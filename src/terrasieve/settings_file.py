@@ -10,7 +10,7 @@ import difflib
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -147,6 +147,8 @@ def _walk(place: list[Any], kind: type[BaseModel]) -> tuple[list[str], str]:
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return [model for option in get_args(annotation) for model in _models(option)]
     return []

@@ -16,6 +16,7 @@ from terrasieve.evaluate.protocol import metrics_table, read_scores
 from terrasieve.recipe import AdaptRecipe, Recipe
 from terrasieve.report import write_report
 from terrasieve.train.distributed import World
+from terrasieve.train.log import read_log
 from terrasieve.train.loop import Outcome
 
 
@@ -31,7 +32,7 @@ def pretrain_watched(settings: Recipe, folder: Path, *, resume: bool = False, st
     """Run a recipe with a progress bar, then write its report; tell whether it ended without an interruption."""
     with TrainingBar() as bar:
         watch: Watch = {"on_start": _announce(bar, folder), "on_step": bar.step, "on_log": bar.log}
-        outcome = pretrain.pretrain(settings, folder, resume=resume, stop_at=stop_at, **watch)
+        outcome = pretrain.pretrain(settings, folder, resume=resume, stop_at=stop_at, on_note=_note, **watch)
     if leads():
         _conclude(outcome, folder, settings, over=outcome.step >= settings.steps)
     return not outcome.interrupted
@@ -73,6 +74,10 @@ def _announce(bar: TrainingBar, folder: Path) -> Callable[[World, Recipe | Adapt
     return start
 
 
+def _note(text: str) -> None:
+    err.print(f"note: {text}", markup=False)
+
+
 def _conclude(outcome: Outcome, folder: Path, settings: Recipe | AdaptRecipe, *, over: bool) -> None:
     """Say what went wrong, how to go on, and where the report is."""
     if outcome.skipped_images or outcome.skipped_steps:
@@ -81,6 +86,13 @@ def _conclude(outcome: Outcome, folder: Path, settings: Recipe | AdaptRecipe, *,
             f"because a gradient was not finite; {folder / 'log.jsonl'} lists them.",
             markup=False,
         )
+    for event in read_log(folder / "log.jsonl")[1]:
+        if event["event"] == "collapse":
+            err.print(
+                f"warning: the effective rank of the embeddings was {event['effective_rank']:.2f} at step "
+                f"{event['step']}, below {event['bound']:g}: they may have collapsed; see the report's curves.",
+                markup=False,
+            )
     if not over:
         what = "interrupted" if outcome.interrupted else "stopped"
         resume = f"terrasieve {settings.command} --resume {folder}"

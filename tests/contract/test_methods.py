@@ -13,7 +13,9 @@ from terrasieve.batch import Batch, Rows
 from terrasieve.methods import METHODS, MethodSettings, build
 from terrasieve.methods.reconstruction import normalise_patches
 from terrasieve.methods.selective_mae import SelectiveMAESettings
+from terrasieve.methods.siamese import SiameseSettings
 from terrasieve.nn.encoder import Encoder, EncoderSettings
+from terrasieve.nn.frames import pair_iou
 from terrasieve.nn.patches import patchify, take
 
 SMALL = {"depth": 2, "width": 32, "heads": 4}
@@ -30,6 +32,12 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "selective_mae", "encode": 0.05, "reconstruct": 0.15},
     {"name": "selective_mae", "key_positions": True},
     {"name": "cross_mae", "mix": True, "key_positions": True},
+    {"name": "neighbor_mae"},
+    {"name": "neighbor_mae", "images": 3, "frame": "metres", "metres_per_unit": 1.0},
+    {"name": "neighbor_mae", "joint": False, "weigh": False},
+    {"name": "neighbor_mae", "predict": 0.25, "frame": "isotropic"},
+    {"name": "neighbor_mae", "unique": 0.5, "mask": (0.5, 0.6)},
+    {"name": "neighbor_mae", "policy": "hog", "mask": (0.75, 0.75), "predict": 0.25},
 ]
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
 
@@ -44,21 +52,37 @@ def method_of(variant: dict[str, Any], size: tuple[int, int] = (32, 48), bands: 
     return build(settings_of(variant), encoder)
 
 
-def batch_of(count: int = 6, size: tuple[int, int] = (32, 48), progress: float = 0.0, bands: int = 4) -> Batch:
+def batch_of(
+    count: int = 6, size: tuple[int, int] = (32, 48), progress: float = 0.0, bands: int = 4, images: int = 3
+) -> Batch:
+    """Random images with ``images`` - 1 neighbours each, which methods that do not ask for them do not see."""
     nowhere = torch.full((count,), torch.nan, dtype=torch.float64)
-    image = torch.randn(count, bands, *size, generator=keyed.generator(0, "test"))
-    return Batch(image, nowhere, nowhere, nowhere, torch.arange(count), progress=progress)
+    draw = keyed.generator(0, "test")
+    image = torch.randn(count, bands, *size, generator=draw)
+    neighbours = torch.randn(count, images - 1, bands, *size, generator=draw)
+    corner = torch.rand(count, images, 2, generator=draw) * 30
+    boxes = torch.stack([corner[..., 0], corner[..., 1] + 40, corner[..., 0] + 40, corner[..., 1]], dim=-1)
+    return Batch(
+        image, nowhere, nowhere, nowhere, torch.arange(count), progress=progress, neighbours=neighbours, boxes=boxes,
+        kinds=torch.zeros(count, images - 1, dtype=torch.int64), overlap=tuple(pair_iou(boxes[:, :2]).tolist()),
+    )  # fmt: skip
+
+
+def batch_for(variant: dict[str, Any], *args: Any, **more: Any) -> Batch:
+    return batch_of(*args, images=variant.get("images", 2), **more)
 
 
 def test_every_method_of_the_union_is_tested_and_can_be_built() -> None:
-    assert {m.model_fields["name"].default for m in MEMBERS} == set(METHODS) == {v["name"] for v in VARIANTS}
+    contrastive = {m.model_fields["name"].default for m in MEMBERS if issubclass(m, SiameseSettings)}
+    assert {m.model_fields["name"].default for m in MEMBERS} == set(METHODS)
+    assert set(METHODS) - contrastive == {v["name"] for v in VARIANTS}  # the others: test_contrastive
 
 
 @variants
 @pytest.mark.parametrize("progress", [0.0, 0.36, 0.5, 0.74, 0.9])
 def test_loss_is_finite_and_every_parameter_learns(variant: dict[str, Any], progress: float) -> None:
     method = method_of(variant)
-    output = method(batch_of(progress=progress), keyed.generator(0, "mask", 0))
+    output = method(batch_for(variant, progress=progress), keyed.generator(0, "mask", 0))
     assert output.loss.isfinite()
     output.loss.backward()
     for name, parameter in method.named_parameters():
@@ -71,7 +95,7 @@ def test_loss_is_finite_and_every_parameter_learns(variant: dict[str, Any], prog
 
 @variants
 def test_same_generator_same_bits(variant: dict[str, Any]) -> None:
-    method, batch = method_of(variant), batch_of(progress=0.9)
+    method, batch = method_of(variant), batch_for(variant, progress=0.9)
     losses = [method(batch, keyed.generator(0, "mask", step)).loss for step in (3, 3, 4)]
     assert torch.equal(losses[0], losses[1])
     if variant.get("encode") != 0.05:  # there, two seeds are all that is encoded
@@ -81,7 +105,7 @@ def test_same_generator_same_bits(variant: dict[str, Any]) -> None:
 @variants
 def test_a_batch_in_parts_is_the_batch(variant: dict[str, Any]) -> None:
     """Two micro-batches, or two processes, see the masks of the one global batch."""
-    method, whole = method_of(variant), replace(batch_of(), rows=Rows(0, 6))
+    method, whole = method_of(variant), replace(batch_for(variant), rows=Rows(0, 6))
     loss = method(whole, keyed.generator(0, "mask", 5)).loss
     parts = [method(whole.part(i, i + 3), keyed.generator(0, "mask", 5)).loss for i in (0, 3)]
     assert torch.allclose(torch.stack(parts).mean(), loss, atol=1e-6)
@@ -176,9 +200,12 @@ def test_pixels_without_data_have_no_say() -> None:
 
 @variants
 def test_overfits_eight_chips(variant: dict[str, Any]) -> None:
-    method, batch = method_of(variant, (32, 32)), batch_of(8, (32, 32))
-    smooth = torch.nn.functional.avg_pool2d(batch.image, 9, 1, 4)  # noise cannot be predicted, ground can
-    batch = replace(batch, image=smooth / smooth.std(), progress=0.0)
+    method, batch = method_of(variant, (32, 32)), batch_for(variant, 8, (32, 32))
+    assert batch.neighbours is not None
+    whole = torch.cat([batch.image, batch.neighbours.flatten(0, 1)])
+    smooth = torch.nn.functional.avg_pool2d(whole, 9, 1, 4)  # noise cannot be predicted, ground can
+    image, others = (smooth / smooth[:8].std()).split([8, len(whole) - 8])
+    batch = replace(batch, image=image, neighbours=others.view_as(batch.neighbours), progress=0.0)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)
     first = last = 0.0
     for step in range(130):

@@ -55,8 +55,24 @@ def assert_bitwise(one: Path, other: Path) -> None:
             "precision": "bf16",
             "accumulate": 2,
         },
+        {
+            "method": {"name": "moco", "widths": [64, 32], "queue": 30},  # a queue that no batch divides
+            "encoder": {"name": "test_resnet"},
+            "optim": {"name": "sgd", "base_lr": 0.5},
+        },
+        {
+            "method": {"name": "byol", "widths": [64, 32], "predictor": 64},
+            "encoder": {"name": "test_resnet"},
+            "optim": {"name": "lars", "base_lr": 5.0},
+            "geography": {"name": "geography_aware", "clusters": 3},
+        },
+        {
+            "method": {"name": "neighbor_mae", "unique": 0.5, "decoder": {"depth": 1, "width": 32, "heads": 4}},
+            "pairs": {"kinds": ["near"], "max_km": 5},
+            "accumulate": 2,
+        },
     ],
-    ids=["selective_mae", "mae-bf16-accumulated"],
+    ids=["selective_mae", "mae-bf16-accumulated", "moco-sgd", "byol-lars-geography", "neighbor_mae"],
 )
 def test_75_steps_are_40_and_35(tiny: Callable[..., Recipe], tmp_path: Path, changes: dict) -> None:  # type: ignore[type-arg]
     settings = tiny(steps=75, loader={"workers": 0}, **changes)

@@ -20,9 +20,10 @@ from terrasieve.batch import Batch, Rows
 from terrasieve.errors import UserError
 from terrasieve.pretrain import pretrain
 from terrasieve.recipe import Recipe
+from terrasieve.train.checkpoint import found
 from terrasieve.train.distributed import World
 from terrasieve.train.loop import train_step
-from terrasieve.train.optim import adamw, lr_at, peak_lr
+from terrasieve.train.optim import lr_at, optimiser, peak_lr
 from terrasieve.train.settings import OptimSettings
 from terrasieve.train.state import State, build
 
@@ -57,7 +58,7 @@ def test_decay_spares_norms_biases_and_tokens(tiny: Callable[..., Recipe]) -> No
     named = dict(state.model.named_parameters())
     assert all(p.ndim >= 2 for name, p in named.items() if id(p) in decayed)
     assert not [name for name, p in named.items() if id(p) in decayed and ("token" in name or "norm" in name)]
-    count = sum(len(group["params"]) for group in adamw(state.model, OptimSettings()).param_groups)
+    count = sum(len(group["params"]) for group in optimiser(state.model, OptimSettings()).param_groups)
     assert count == sum(p.requires_grad for p in named.values())
 
 
@@ -126,12 +127,13 @@ def torchrun(settings: Recipe, run: Path, *more: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.parametrize("method", ["selective_mae", "mae", "cross_mae"])
+@pytest.mark.parametrize("method", ["selective_mae", "mae", "cross_mae", "neighbor_mae"])
 def test_two_processes_are_one(tiny: Callable[..., Recipe], tmp_path: Path, parallel: str, method: str) -> None:
     """Two gloo ranks with the same global batch agree with one process to 1e-6."""
     decoder = {"depth": 2, "width": 32, "heads": 4}
     optim = {"base_lr": 1e-3, "warmup": 0.0}
-    settings = tiny(steps=4, method={"name": method, "decoder": decoder}, optim=optim, parallel=parallel, accumulate=2)
+    how = {"pairs": {"kinds": ["near"]}, "parallel": parallel, "accumulate": 2, "optim": optim}
+    settings = tiny(steps=4, method={"name": method, "decoder": decoder}, **how)
     pretrain(settings, tmp_path / "one")
     torchrun(settings, tmp_path / "two")
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
@@ -140,6 +142,24 @@ def test_two_processes_are_one(tiny: Callable[..., Recipe], tmp_path: Path, para
     logs = [[json.loads(x) for x in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two")]
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in logs]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_are_one_with_a_queue_and_a_momentum_encoder(
+    tiny: Callable[..., Recipe], tmp_path: Path, parallel: str
+) -> None:
+    method = {"name": "moco", "widths": [32, 16], "queue": 10, "momentum": 0.5}
+    with pytest.raises(UserError, match=r"optim\.name sgd does not go with parallel fsdp"):
+        tiny(optim={"name": "sgd"}, parallel="fsdp")
+    optim = {"name": "sgd", "base_lr": 1.0} if parallel == "ddp" else {"base_lr": 1e-3}
+    settings = tiny(steps=4, method=method, optim=optim, parallel=parallel, geography={"name": "georank"})
+    pretrain(settings, tmp_path / "one")
+    torchrun(settings, tmp_path / "two")
+    one, two = (torch.load(found(tmp_path / name / "checkpoints")[-1][1])["model"] for name in ("one", "two"))
+    assert one.keys() == two.keys() and "method.queue" in one
+    for name, value in one.items():
+        assert torch.allclose(value.float(), two[name].float(), atol=2e-5), name
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ Between ``yardsticks`` and ``run``. Sizes are the published ones: decoders of 51
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from terrasieve import keyed
 from terrasieve.batch import Batch, Rows
 from terrasieve.bench.yardsticks import LightlyMAE, PlainMAE
+from terrasieve.errors import UserError
 from terrasieve.train import state
 from terrasieve.train.distributed import World
 from terrasieve.train.loop import train_step
@@ -43,6 +44,15 @@ CONTENDERS = {
     "selective_mae_12": Contender("SelectiveMAE, 12 decoder blocks", {"name": "selective_mae"}),
     "selective_mae_8": Contender("SelectiveMAE, 8 decoder blocks", {"name": "selective_mae", "decoder": {"depth": 8}}),
     "cross_mae": Contender("CrossMAE-style", {"name": "cross_mae"}),
+    "neighbor_mae": Contender("NeighborMAE, pairs that do not overlap", {"name": "neighbor_mae"}),
+    "neighbor_mae_25": Contender(
+        "NeighborMAE, 25 % of targets by cross-attention",
+        {"name": "neighbor_mae", "predict": 0.25},
+    ),
+    "neighbor_mae_rich": Contender(
+        "NeighborMAE, 15 % rich tokens of the pair, 25 % of targets",
+        {"name": "neighbor_mae", "policy": "hog", "mask": [0.85, 0.85], "predict": 0.25},
+    ),
     "mae_timm": Contender("MAE of timm blocks (yardstick)", {"name": "mae"}, PlainMAE),
     "mae_lightly": Contender("MAE of lightly modules (yardstick)", {"name": "mae"}, LightlyMAE),
 }
@@ -85,6 +95,28 @@ def random_batch(setup: Setup) -> Batch:
     return Batch(image, unknown, unknown, unknown, torch.arange(B), rows=Rows(0, B)).to(device)
 
 
+def group_size(name: str) -> int:
+    """Return how many images a contender sees together."""
+    return int(CONTENDERS[name].method.get("images", 2)) if CONTENDERS[name].method["name"] == "neighbor_mae" else 1
+
+
+def grouped(batch: Batch, images: int) -> Batch:
+    """Make groups of a batch's images, side by side on the ground, where the published method encodes most.
+
+    Raises:
+        UserError: if the images do not make whole groups.
+    """
+    B, device = len(batch) // images, batch.image.device
+    if B * images != len(batch):
+        raise UserError(f"bench: {len(batch)} images do not make groups of {images}; choose another batch_size.")
+    left = torch.arange(images, device=device, dtype=torch.float32)[:, None] * 2240
+    boxes = left * torch.tensor([1, 0, 1, 0], device=device) + torch.tensor([0, 2240, 2240, 0], device=device)
+    others = batch.image.view(B, images, *batch.image.shape[1:])[:, 1:]
+    groups = replace(batch.part(0, B), image=batch.image[::images], rows=Rows(0, B))
+    kinds = torch.zeros(B, images - 1, dtype=torch.int64, device=device)
+    return replace(groups, neighbours=others, boxes=boxes.expand(B, -1, -1), kinds=kinds, overlap=(0.0,) * B)
+
+
 class Run:
     """A contender ready to step, with its batch in memory."""
 
@@ -96,6 +128,7 @@ class Run:
         """
         self.name, self.setup = name, setup
         self.batch = random_batch(setup) if batch is None else batch
+        self.batch = grouped(self.batch, group_size(name)) if group_size(name) > 1 else self.batch
         settings, yardstick = settings_for(name, setup), CONTENDERS[name].yardstick
         world = World(0, 1, torch.device(setup.device))
         self.state: State = (

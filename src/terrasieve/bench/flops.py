@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from terrasieve import keyed
-from terrasieve.bench.contenders import Run, Setup
+from terrasieve.bench.contenders import Run, Setup, group_size
 from terrasieve.data.augment import normalise
 
 
@@ -33,9 +33,10 @@ CPU_ATTENTION = {
 
 def gflop_per_image(name: str, setup: Setup) -> float:
     """Count a contender's GFLOP per image, forward and backward; the optimiser's are not counted."""
-    run = Run(name, replace(setup, precision="fp32", device="cpu", batch_size=1, compile="off"))
+    images = group_size(name)
+    run = Run(name, replace(setup, precision="fp32", device="cpu", batch_size=images, compile="off"))
     counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
     ready, draw = run.state, keyed.generator(0, "bench/flops")
     with counter:
         ready.model(normalise(run.batch, ready.mean, ready.std), draw).loss.backward()
-    return counter.get_total_flops() / 1e9
+    return counter.get_total_flops() / 1e9 / images

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import Any, Protocol, TypeVar
 
 from terrasieve.errors import UserError
@@ -82,7 +84,15 @@ def engine_of(name: str, workers: int | None = None) -> Engine:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"))
+    """Make a pool whose processes never see Ctrl-C, which reaches all of a terminal's: this one alone decides then."""
+    if hasattr(signal, "pthread_sigmask"):  # what is blocked is inherited, so from their first instruction on
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    context = multiprocessing.get_context("forkserver")
+    return ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
 
 def _unordered(pool: ProcessPoolExecutor, work: Callable[[P], R], parts: dict[int, P]) -> Iterator[tuple[int, R]]:

@@ -8,7 +8,7 @@ there only the shared fraction is a fact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ _BLOCK = 65_536
 _STRETCH = 50_000  # footprints of one tree
 _SQUARE = 1e-3  # a grid whose outline differs from its bounds by more of its area is not north-up
 _POLYGONS = (3, 6)  # shapely's numbers of Polygon and MultiPolygon
+Shapes = NDArray[np.object_]
 _COLUMNS = ("id", "uri", "window", "width", "height", "geometry")
 
 
@@ -101,6 +102,8 @@ def by_window(rows: Rows, where: Places, least: float, between: bool) -> Overlap
         least: shared fraction.
         between: only pairs of different manifests.
     """
+    if not where.windowed.any():
+        return _gridded(np.zeros((0, 2), np.int64), where.box[:0], where.box[:0], np.zeros((0, 2)), least)
     kept = np.flatnonzero(rows.kept & (where.box[:, 2] > 0))
     _, group, sizes = np.unique(where.parent[kept], return_inverse=True, return_counts=True)
     some = np.zeros(len(sizes), bool)
@@ -110,8 +113,8 @@ def by_window(rows: Rows, where: Places, least: float, between: bool) -> Overlap
     boxes = where.box[kept].astype(np.float64)
     apart = group * 4.0 * max(boxes[:, [0, 2]].max(initial=1), 1)  # each file on ground of its own
     left, top = boxes[:, 0] + apart, boxes[:, 1]
-    shapes = shapely.box(left, top, left + boxes[:, 2], top + boxes[:, 3])
-    one, two = _swept(shapes, np.arange(len(kept)))
+    bounds = np.stack([left, top, left + boxes[:, 2], top + boxes[:, 3]], axis=1)
+    one, two = _swept(bounds, lambda these: shapely.box(*bounds[these].T))
     pairs = _checked(kept[one], kept[two], rows, between)
     a, b = where.box[pairs[:, 0]], where.box[pairs[:, 1]]
     return _gridded(pairs, a, b, (b[:, :2] - a[:, :2]).astype(np.float64), least)
@@ -119,52 +122,93 @@ def by_window(rows: Rows, where: Places, least: float, between: bool) -> Overlap
 
 def by_footprint(rows: Rows, where: Places, least: float, between: bool) -> Overlaps:
     """Find images whose footprints share ground; windows of one file are left to :func:`by_window`."""
-    shapes, owners, crs = _footprints(rows, where)
-    parts, index = shapely.get_parts(shapes, return_index=True)
-    one, two = _swept(parts, owners[index])
-    pairs = _checked(one, two, rows, between)
+    outlines = _outlines(rows, where)
+    one, two = _swept(outlines.bounds, outlines.shapes)
+    pairs = _checked(outlines.owner[one], outlines.owner[two], rows, between)
     same_file = where.parent[pairs[:, 0]] == where.parent[pairs[:, 1]]
     same_file &= where.windowed[pairs[:, 0]] | where.windowed[pairs[:, 1]]
     pairs = pairs[~same_file]
-    at = np.searchsorted(owners, pairs)
-    grids = _grids(shapes, crs, where.box[owners][:, 2:], np.unique(at))
-    parallel = (crs[at[:, 0]] == crs[at[:, 1]]) & _same_pixels(grids[at[:, 0]], grids[at[:, 1]], where.box[pairs])
+    involved = np.unique(pairs)
+    grids = _grids(outlines, np.searchsorted(outlines.owner, involved), where.box[involved][:, 2:])
+    at, place = np.searchsorted(involved, pairs), np.searchsorted(outlines.owner, pairs)
+    parallel = outlines.crs[place[:, 0]] == outlines.crs[place[:, 1]]
+    parallel &= _same_pixels(grids[at[:, 0]], grids[at[:, 1]], where.box[pairs])
     gridded = pairs[parallel]
     a, b = grids[at[parallel, 0]], grids[at[parallel, 1]]
     offset = np.stack([(b[:, 0] - a[:, 0]) / a[:, 2], (a[:, 1] - b[:, 1]) / a[:, 3]], axis=1).round()
     exact = _gridded(gridded, where.box[gridded[:, 0]], where.box[gridded[:, 1]], offset, least)
-    others, at = pairs[~parallel], at[~parallel]
-    areas = np.minimum(shapely.area(shapes[at[:, 0]]), shapely.area(shapes[at[:, 1]]))
-    fraction = shapely.area(shapely.intersection(shapes[at[:, 0]], shapes[at[:, 1]])) / np.maximum(areas, 1e-300)
-    enough = fraction >= least
-    nowhere = np.full(int(enough.sum()), np.nan)
-    rest = Overlaps(others[enough, 0], others[enough, 1], nowhere, nowhere, fraction[enough], np.ones_like(nowhere))
-    return together([exact, rest])
+    others, place = pairs[~parallel], place[~parallel]
+    found = [exact]
+    for start in range(0, len(others), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        shape_a, shape_b = (outlines.shapes(place[part, side]) for side in (0, 1))
+        found.append(_by_area(others[part], shape_a, shape_b, least))
+    return together(found)
 
 
-def _footprints(rows: Rows, where: Places) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.object_]]:
-    shapes, crs = [], []
+def _by_area(pairs: NDArray[np.int64], one: Shapes, two: Shapes, least: float) -> Overlaps:
+    smaller = np.maximum(np.minimum(shapely.area(one), shapely.area(two)), 1e-300)
+    fraction = shapely.area(shapely.intersection(one, two)) / smaller
+    pairs, fraction = pairs[fraction >= least], fraction[fraction >= least]
+    nowhere = np.full(len(pairs), np.nan)
+    return Overlaps(pairs[:, 0], pairs[:, 1], nowhere, nowhere, fraction, np.ones(len(pairs)))
+
+
+class _Outlines(NamedTuple):
+    """Footprints of the rows ``owner``, as WKB, since shapes of 13 million images would fill ten times the memory."""
+
+    owner: NDArray[np.int64]
+    bounds: NDArray[np.float64]
+    wkb: list[pa.Array]
+    crs: NDArray[np.int32]  # numbers of ``names``
+    names: list[str | None]
+
+    def shapes(self, places: NDArray[np.int64]) -> Shapes:
+        found = np.empty(len(places), object)
+        ends = np.cumsum([len(part) for part in self.wkb])
+        part = np.searchsorted(ends, places, side="right")  # ChunkedArray.take would copy them all
+        order = np.argsort(part, kind="stable")
+        for these in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
+            if len(these):
+                chunk = self.wkb[part[these[0]]]
+                inside = places[these] - (ends[part[these[0]]] - len(chunk))
+                found[these] = shapely.from_wkb(chunk.take(pa.array(inside)).to_numpy(zero_copy_only=False))
+        return found
+
+
+def _outlines(rows: Rows, where: Places) -> _Outlines:
+    owner = np.flatnonzero(where.placed)
+    bounds, crs = np.zeros((len(owner), 4)), np.zeros(len(owner), np.int32)
+    chunks, known, done = [], dict[str | None, int](), 0
     for first, table in rows.blocks(["geometry", "crs"], _BLOCK):
-        here = np.flatnonzero(where.placed[first : first + len(table)])
-        chosen = table.take(pa.array(here))
-        shapes.append(shapely.from_wkb(chosen["geometry"].to_numpy(zero_copy_only=False)))
-        crs.append(chosen["crs"].to_numpy(zero_copy_only=False))
-    return np.concatenate(shapes), np.flatnonzero(where.placed), np.concatenate(crs)
+        chosen = table.take(pa.array(np.flatnonzero(where.placed[first : first + len(table)])))
+        here = slice(done, done + len(chosen))
+        chunks.append(chosen["geometry"].combine_chunks())
+        bounds[here] = shapely.bounds(shapely.from_wkb(chosen["geometry"].to_numpy())).reshape(-1, 4)
+        crs[here] = [known.setdefault(name, len(known)) for name in chosen["crs"].to_pylist()]
+        done += len(chosen)
+    return _Outlines(owner, bounds, chunks, crs, list(known))
 
 
-def _swept(shapes: NDArray[np.object_], owners: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the owners of shapes that touch, a stretch of western edges at a time."""
-    bounds = shapely.bounds(shapes).reshape(-1, 4)
+def _swept(
+    bounds: NDArray[np.float64], shapes: Callable[[NDArray[np.int64]], Shapes]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of shapes that touch, a stretch of western edges at a time.
+
+    A footprint cut at the antimeridian reaches from edge to edge and is met by all others; its polygon says with whom.
+    """
     order = np.argsort(bounds[:, 0], kind="stable")
     west, east = bounds[order, 0], bounds[order, 2]
     found = [np.zeros((2, 0), np.int64)]
     for start in range(0, len(order), _STRETCH):
         chunk = order[start : start + _STRETCH]
+        tree = shapely.STRtree(shapes(chunk))
         stop = int(np.searchsorted(west, east[start : start + _STRETCH].max(), side="right"))
-        pool = order[start:stop]
-        i, j = shapely.STRtree(shapes[pool]).query(shapes[chunk], predicate="intersects")
-        later = j > i
-        found.append(np.stack([owners[chunk[i[later]]], owners[pool[j[later]]]]))
+        for begin in range(start, stop, _STRETCH):
+            pool = order[begin : min(begin + _STRETCH, stop)]
+            j, i = tree.query(shapes(pool), predicate="intersects")
+            later = j + begin > i + start
+            found.append(np.stack([chunk[i[later]], pool[j[later]]]))
     one, two = np.concatenate(found, axis=1)
     return one, two
 
@@ -194,23 +238,27 @@ def _gridded(
     return Overlaps(pairs[:, 0], pairs[:, 1], offset[:, 0], offset[:, 1], fraction[enough], np.ones(len(pairs)))
 
 
-def _grids(
-    shapes: NDArray[np.object_], crs: NDArray[np.object_], sizes: NDArray[np.int32], wanted: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _grids(outlines: _Outlines, places: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return (n, 4): left, top, pixel width, pixel height in units of the CRS; NaN where a grid is not north-up.
 
     The outline in degrees is turned back into the file's projection, so that no file has to be opened.
     """
-    grids = np.full((len(shapes), 4), np.nan)
-    for name in {crs[row] for row in wanted if crs[row]}:
-        rows = wanted[(crs[wanted] == name) & (shapely.get_type_id(shapes[wanted]) == _POLYGONS[0])]
-        back = Transformer.from_crs("EPSG:4326", name, always_xy=True)
-        flat = shapely.transform(shapes[rows], lambda xy, back=back: np.stack(back.transform(*xy.T), axis=1))
-        left, bottom, right, top = shapely.bounds(flat).reshape(-1, 4).T
-        square = np.abs(shapely.area(flat) / ((right - left) * (top - bottom)) - 1) < _SQUARE
-        width, height = sizes[rows].T
-        values = np.stack([left, top, (right - left) / width, (top - bottom) / height], axis=1)
-        grids[rows[square]] = values[square]
+    grids = np.full((len(places), 4), np.nan)
+    for start in range(0, len(places), _BLOCK):
+        crs = outlines.crs[places[start : start + _BLOCK]]
+        shapes = outlines.shapes(places[start : start + _BLOCK])
+        plain = shapely.get_type_id(shapes) == _POLYGONS[0]
+        for number in np.unique(crs):
+            if not outlines.names[number]:
+                continue
+            these = np.flatnonzero(plain & (crs == number))
+            back = Transformer.from_crs("EPSG:4326", outlines.names[number], always_xy=True)
+            flat = shapely.transform(shapes[these], lambda xy, back=back: np.stack(back.transform(*xy.T), axis=1))
+            left, bottom, right, top = shapely.bounds(flat).reshape(-1, 4).T
+            square = np.abs(shapely.area(flat) / ((right - left) * (top - bottom)) - 1) < _SQUARE
+            width, height = sizes[start + these].T
+            values = np.stack([left, top, (right - left) / width, (top - bottom) / height], axis=1)
+            grids[start + these[square]] = values[square]
     return grids
 
 

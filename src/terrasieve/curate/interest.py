@@ -1,7 +1,7 @@
-"""Interest points: where an image can be recognised, and what its surroundings look like in 48 bits.
+"""Interest points: where an image can be recognised, and what its surroundings look like in 40 bits.
 
 First half of matching without coordinates: the points of ``curate.overlap``'s index. A point is a local extremum of a
-difference of Gaussians, so it stays on its object when the image is shifted; its key says which of 48 pairs of places
+difference of Gaussians, so it stays on its object when the image is shifted; its key says which of 40 pairs of places
 around it is brighter, so it survives gain, offset and gamma. Most keys repeat exactly after JPEG at quality 75
 (docs/overlap.md), so that an index of exact keys is enough.
 Sources: Lowe 2004 (extrema of differences of Gaussians), Calonder et al. 2010 (BRIEF: comparisons as descriptor).
@@ -19,8 +19,8 @@ from terrasieve.imagery.luminance import Luminance
 from terrasieve.keyed import numpy_generator
 
 POINT = np.dtype([("key", "<u8"), ("row", "<u4"), ("x", "<i2"), ("y", "<i2")])
-BITS = 48
-REACH_PX = 12  # comparisons reach this far from a point, so points keep this distance from the edge
+BITS = 40
+REACH_PX = 10  # comparisons reach this far from a point, so points keep this distance from the edge
 _APART_PX = 5  # an extremum is the largest of its surroundings of this many pixels each way
 _CONTRAST = 1.5  # of 255 grey levels, below which an extremum is noise
 _FINE, _COARSE, _SMOOTH = 1.5, 3.0, 2.0  # standard deviations of the Gaussians, pixels

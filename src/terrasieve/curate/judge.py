@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from terrasieve.curate.agreement import agreement, normalised, product, turning
+from terrasieve.curate.detail import detail
 from terrasieve.curate.hamming import ones
 from terrasieve.imagery.grey import SIDE
 from terrasieve.section import Section
@@ -41,6 +42,7 @@ class JudgeSettings(Section):
         sure_distance: bits of pHash up to which weaker correlation will do.
         accept_bits: of dHash.
         reject_bits: likewise.
+        detail: correlation of what is small in the thumbnails, below which a person is asked before any is dropped.
     """
 
     distance: int = Field(default=12, ge=0, le=64)
@@ -50,6 +52,7 @@ class JudgeSettings(Section):
     sure_distance: int = Field(default=8, ge=0, le=64)
     accept_bits: int = Field(default=12, ge=0, le=64)
     reject_bits: int = Field(default=20, ge=0, le=64)
+    detail: float = Field(default=0.53, ge=-1, le=1)
 
 
 class Judged(NamedTuple):
@@ -107,9 +110,8 @@ def judge_pairs(phash: np.ndarray, thumbs: np.ndarray, a: np.ndarray, b: np.ndar
 
 def _numbers(settings: JudgeSettings) -> np.ndarray:
     of = settings
-    return np.array(
-        [of.distance, 8 if of.rotations else 1, of.accept, of.review, of.sure_distance, of.accept_bits, of.reject_bits]
-    )
+    limits = (of.accept, of.review, of.sure_distance, of.accept_bits, of.reject_bits, of.detail)
+    return np.array([of.distance, 8 if of.rotations else 1, *limits])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -148,13 +150,13 @@ def _compare(
         steps += rising_a[i] != rising_b[i]
     normalised(thumb_a, orders[0], space[0])
     normalised(thumb_b, orders[orientation], space[1])
-    accept, review, sure, accept_bits, reject_bits = limits[2:]
+    accept, review, sure, accept_bits, reject_bits, fine = limits[2:]
     if steps > reject_bits:
         found = product(space[0], space[1])
         return (2 if found >= accept else 3), found
     found = agreement(space[0], space[1])
     if found >= accept or (found >= review and steps <= accept_bits and bits <= sure):
-        return 1, found
+        return (1 if detail(space[0], space[1]) >= fine else 2), found
     return (2 if found >= review or steps <= accept_bits else 3), found
 
 

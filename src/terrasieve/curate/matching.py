@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from terrasieve.curate import registration
 from terrasieve.curate.engine import Lost
 from terrasieve.curate.footprints import Overlaps, Places
-from terrasieve.curate.interest import POINT, interest_points
+from terrasieve.curate.interest import BITS, POINT, interest_points
 from terrasieve.curate.rows import Rows
+from terrasieve.curate.stamps import stamp, status_of
 from terrasieve.curate.step import Tick, Work
 from terrasieve.curate.votes import Candidates, candidates
 from terrasieve.files import written_aside
@@ -173,5 +174,7 @@ def _chosen(pairs: Candidates, which: NDArray[np.bool_] | slice) -> Candidates:
 
 
 def _digest(settings: OverlapSettings, first: int, images: list[Image]) -> str:
-    text = json.dumps([settings.share, settings.most_px, first, images])
+    files = dict.fromkeys(uri.partition("#name=")[0] for uri, _, _ in images)
+    stamps = [stamp(status_of(file)) for file in files]  # a file that has changed is read again
+    text = json.dumps([BITS, settings.share, settings.most_px, first, images, stamps])
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()

@@ -49,7 +49,7 @@ class OverlapSettings(Section):
         least_score: of matching, see ``registration``; at 0.5 every pair found in UC Merced was true (docs/overlap.md).
         match: which images are matched by content: those without coordinates against all, all, or none.
         share: of the interest points that are indexed; 1 finds small overlaps, 0.1 keeps an index of millions small.
-        most_images: a key that more images hold says nothing.
+        most_images: a key that more images hold says nothing; the fewer, the fewer votes to count (24 for millions).
         least_votes: points that have to agree before a pair is looked at.
         most_px: width x height of the largest image matched; slice larger ones first.
     """
@@ -58,7 +58,7 @@ class OverlapSettings(Section):
     least_score: float = Field(0.5, ge=0, le=1)
     match: Literal["unplaced", "all", "none"] = "unplaced"
     share: float = Field(1.0, gt=0, le=1)
-    most_images: int = Field(24, ge=2)
+    most_images: int = Field(128, ge=2)
     least_votes: int = Field(2, ge=1)
     most_px: int = Field(4096 * 4096, ge=1)
 

@@ -108,7 +108,14 @@ def normalise(batch: Batch, mean_C: Tensor, std_C: Tensor) -> Batch:
 
     Masks travel as uint8 and become int64 here.
     """
-    image = torch.sub(batch.image.float(), mean_C.view(1, -1, 1, 1)).div_(std_C.view(1, -1, 1, 1))
-    if batch.valid is not None:
-        image = torch.where(batch.valid[:, None], image, 0.0)
-    return replace(batch, image=image, mask=None if batch.mask is None else batch.mask.long())
+    image = _normalised(batch.image, batch.valid, mean_C, std_C)
+    neighbours = batch.neighbours
+    if neighbours is not None:
+        neighbours = _normalised(neighbours, batch.neighbours_valid, mean_C, std_C)
+    mask = None if batch.mask is None else batch.mask.long()
+    return replace(batch, image=image, neighbours=neighbours, mask=mask)
+
+
+def _normalised(image: Tensor, valid: Tensor | None, mean_C: Tensor, std_C: Tensor) -> Tensor:
+    scaled = torch.sub(image.float(), mean_C.view(-1, 1, 1)).div_(std_C.view(-1, 1, 1))
+    return scaled if valid is None else torch.where(valid.unsqueeze(-3), scaled, 0.0)

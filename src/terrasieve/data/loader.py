@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from terrasieve.batch import Batch, Rows
 from terrasieve.data import shards
 from terrasieve.data.augment import ImageSettings
+from terrasieve.data.groups import Groups
 from terrasieve.data.images import Images
 from terrasieve.data.samples import TrainSamples, WholeSamples, collate
 from terrasieve.data.truth import Truth
@@ -115,6 +116,7 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     truth: Truth | None = None,
+    groups: Groups | None = None,
 ) -> Iterator[Batch]:
     """Yield this process's batch of each step, in digital numbers, on the host.
 
@@ -128,6 +130,7 @@ def train_batches(
         rank: this process, 0 <= rank < world.
         world: number of processes.
         truth: labels, masks and redundancy of the images.
+        groups: gives every sample its neighbours.
     """
     share = batch_size // world
     rows = (rank * share, (rank + 1) * share)
@@ -139,7 +142,7 @@ def train_batches(
     if loader.order == "shards":
         order = partial(shards.shard_order, of, seed, batch_size=batch_size, lanes=lanes)
     sampler = StepSampler(len(images), seed, steps, rows, batch_size, order)
-    samples = TrainSamples(images, image, seed, truth, loader.on_damage)
+    samples = TrainSamples(images, image, seed, truth, loader.on_damage, groups)
     for batch in _batches(samples, loader, batch_sampler=sampler):
         yield replace(batch, rows=Rows(rows[0], batch_size))
 

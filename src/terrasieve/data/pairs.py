@@ -35,6 +35,9 @@ class PairSettings(Section):
         iou: least and largest overlap.
         gap: share of the anchor's side.
         max_km: of "near".
+        window: images larger than this many times ``image.size_px`` are cut into windows of that size, the neighbour's
+            close to the anchor's; None = crops of whole images, as published.
+        reach: how far a neighbour's window may be shifted from the anchor's, a share of its side.
     """
 
     kinds: tuple[Literal["same_place", "overlap", "adjacent", "near", "site"], ...] = (
@@ -45,6 +48,8 @@ class PairSettings(Section):
     iou: tuple[float, float] = (0.05, 1.0)
     gap: float = Field(default=0.1, ge=0)
     max_km: float = Field(default=5.0, gt=0)
+    window: float | None = Field(default=2.0, gt=0)
+    reach: float = Field(default=0.5, ge=0)
 
 
 class Pair(NamedTuple):
@@ -60,6 +65,20 @@ class Pair(NamedTuple):
     row: int
     kind: Kind
     boxes_24: np.ndarray
+
+
+class Kin(NamedTuple):
+    """An anchor and K - 1 neighbours.
+
+    Attributes:
+        rows: K, the anchor's first.
+        kinds: K - 1, how each is a neighbour.
+        boxes_K4: float64, their footprints, as ``Pair.boxes_24``.
+    """
+
+    rows: list[int]
+    kinds: list[Kind]
+    boxes_K4: np.ndarray
 
 
 class Neighbours:
@@ -110,7 +129,7 @@ class Neighbours:
         wanted = self.settings
         kinds = np.full(len(others), -1)
         boxes = self.places.boxes(np.r_[row, others], row)
-        iou, gap = _iou_and_gap(boxes[0], boxes[1:])
+        iou, gap = iou_and_gap(boxes[0], boxes[1:])
         side = max(boxes[0, 2] - boxes[0, 0], boxes[0, 1] - boxes[0, 3])
         chord = np.linalg.norm(self._xyz[others] - self._xyz[row], axis=1)
         apart_km = 2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M / 1000
@@ -129,18 +148,26 @@ class Neighbours:
 
     def draw(self, row: int, epoch: int) -> Pair:
         """Draw an image's neighbour of an epoch: a kind first, then one of that kind; a function of seed and both."""
+        kin = self.draw_several(row, epoch, 1)
+        return Pair(kin.rows[1], kin.kinds[0], kin.boxes_K4)
+
+    def draw_several(self, row: int, epoch: int, count: int) -> Kin:
+        """Draw ``count`` neighbours as ``draw`` does, none twice unless there are too few."""
         found = self.of(row)
         draw = keyed.numpy_generator(self.seed, "pair", epoch, row)
-        if not found:
-            return Pair(row, "alone", self._boxes(row, row))
-        kind = list(found)[int(draw.integers(len(found)))]
-        other = int(found[kind][int(draw.integers(len(found[kind])))])
-        return Pair(other, kind, self._boxes(row, other))
+        rows, kinds = [row], list[Kind]()
+        for _ in range(count):
+            left = {kind: others[~np.isin(others, rows)] for kind, others in found.items()} if len(rows) > 1 else found
+            left = {kind: others for kind, others in left.items() if len(others)} or found
+            kinds.append(list(left)[int(draw.integers(len(left)))] if left else "alone")
+            others = left[kinds[-1]] if left else np.array([row])
+            rows.append(int(others[int(draw.integers(len(others)))]) if left else row)
+        return Kin(rows, kinds, self._boxes(rows))
 
-    def _boxes(self, row: int, other: int) -> np.ndarray:
-        boxes = self.places.boxes(np.array([row, other]), row)
+    def _boxes(self, rows: list[int]) -> np.ndarray:
+        boxes = self.places.boxes(np.array(rows), rows[0])
         flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 1] <= boxes[:, 3]) | ~np.isfinite(boxes).all(axis=1)
-        return np.tile([0.0, 1.0, 1.0, 0.0], (2, 1)) if flat.any() else boxes
+        return np.tile([0.0, 1.0, 1.0, 0.0], (len(rows), 1)) if flat.any() else boxes
 
     def census(self, rows: np.ndarray) -> Counter[str]:
         """Count images by the kinds of neighbours that they have ("alone" = none), for a note before training."""
@@ -150,7 +177,7 @@ class Neighbours:
         return counts
 
 
-def _iou_and_gap(anchor: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def iou_and_gap(anchor: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the overlap over the union, and the larger of the distances along the axes, of a box with others."""
     across = np.minimum(anchor[2], boxes[:, 2]) - np.maximum(anchor[0], boxes[:, 0])
     down = np.minimum(anchor[1], boxes[:, 1]) - np.maximum(anchor[3], boxes[:, 3])

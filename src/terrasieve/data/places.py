@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import shapely
-from pyproj import CRS, Transformer
 
 from terrasieve.errors import UserError
+
+if TYPE_CHECKING:
+    from pyproj import Transformer
 
 EARTH_RADIUS_M = 6371008.8
 _CHUNK = 1 << 19
@@ -80,6 +81,9 @@ class Places:
 @lru_cache(maxsize=256)
 def _from_degrees(name: str) -> Transformer | None:
     """Return the transformer from degrees into a projected CRS; None for one in degrees."""
+    # Here, not above: a machine without geographic libraries trains and measures on pixels in memory.
+    from pyproj import CRS, Transformer
+
     system = CRS.from_user_input(name)
     return Transformer.from_crs("EPSG:4326", system, always_xy=True) if system.is_projected else None
 
@@ -129,6 +133,8 @@ def _fill(
     corners: np.ndarray, geometry: pa.ChunkedArray, centre: np.ndarray, crs: np.ndarray, names: list[str]
 ) -> None:
     """Set corners from footprints; a point, or a place without a footprint, has four equal corners."""
+    import shapely
+
     shapes = shapely.from_wkb(geometry.to_numpy())
     corners[:] = centre[:, None]
     plain = (shapely.get_type_id(shapes) == _POLYGON) & (shapely.get_num_coordinates(shapes) == 5)

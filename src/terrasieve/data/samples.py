@@ -1,8 +1,8 @@
 """Samples: one image at a time, as the loader's workers make them.
 
 Between ``images`` and ``loader``. A sample is a dict with TorchGeo's names: ``image``, ``lon``, ``lat``, ``time``,
-``valid``, ``index``, and where the truth is known ``label``, ``mask``, ``redundancy``. Everything random about it is
-keyed by (seed, epoch, index).
+``valid``, ``index``, and where the truth is known ``label``, ``mask``, ``redundancy``; with ``groups`` also its
+``neighbours``. Everything random about it is keyed by (seed, epoch, index).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch.utils.data import Dataset
 from terrasieve import keyed
 from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import ImageSettings, random_crop, resize, resize_valid, turn
+from terrasieve.data.groups import Groups, turned
 from terrasieve.data.images import Images
+from terrasieve.data.pairs import KINDS
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.imagery import members
@@ -39,9 +41,10 @@ class TrainSamples(Dataset[Sample]):
         seed: int,
         truth: Truth | None = None,
         on_damage: Literal["skip", "stop"] = "skip",
+        groups: Groups | None = None,
     ) -> None:
         self.images, self.settings, self.seed, self.truth = images, settings, seed, truth or Truth()
-        self.on_damage = on_damage
+        self.on_damage, self.groups = on_damage, groups
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,13 +82,23 @@ class TrainSamples(Dataset[Sample]):
         draw = keyed.numpy_generator(self.seed, "augment", epoch, row)
         height, width = self.settings.shape_px
         augment = self.settings.augment
-        crop = random_crop(draw, int(self.images.windows[row, 2]), int(self.images.windows[row, 3]), augment)
+        group = None if self.groups is None else self.groups.cut(draw, row, epoch, self.images.windows, self.settings)
+        if group is None:
+            rows = [row]
+            crops = [random_crop(draw, int(self.images.windows[row, 2]), int(self.images.windows[row, 3]), augment)]
+        else:
+            rows, crops = group.rows, group.crops
         mirror_x, mirror_y = (bool(bit) and augment.flips for bit in draw.integers(0, 2, 2))
         quarters = int(draw.integers(4)) if augment.turns and width == height else 0
-        sample = _read(self.images, self.truth, row, crop, height, width)
-        for name in SPREAD:
-            if sample[name] is not None:
-                sample[name] = turn(sample[name], mirror_x, mirror_y, quarters)
+        parts = [_read(self.images, self.truth, r, c, height, width) for r, c in zip(rows, crops, strict=True)]
+        for part in parts:
+            for name in SPREAD:
+                if part[name] is not None:
+                    part[name] = turn(part[name], mirror_x, mirror_y, quarters)
+        sample = parts[0]
+        if group is not None:
+            sample |= {"neighbours": parts[1:], "kinds": group.kinds, "overlap": group.overlap}
+            sample["boxes"] = turned(group.boxes_K4, mirror_x, mirror_y, quarters)
         return sample
 
 
@@ -128,10 +141,6 @@ def _read(
 
 def collate(samples: list[Sample]) -> Batch:
     """Lay samples side by side."""
-    valid: Tensor | None = None
-    if any(sample["valid"] is not None for sample in samples):
-        real = torch.ones(samples[0]["image"].shape[-2:], dtype=torch.bool)
-        valid = torch.stack([real if s["valid"] is None else s["valid"] for s in samples])
     known = {name: [s[name] for s in samples] for name in TRUTH if samples[0][name] is not None}
     lon, lat, time = (torch.tensor([s[name] for s in samples], dtype=torch.float64) for name in ("lon", "lat", "time"))
     return Batch(
@@ -140,9 +149,35 @@ def collate(samples: list[Sample]) -> Batch:
         lat=lat,
         time=time,
         index=torch.tensor([sample["index"] for sample in samples]),
-        valid=valid,
+        valid=_valid(samples),
         label=torch.stack(known["label"]) if "label" in known else None,
         mask=torch.stack(known["mask"]) if "mask" in known else None,
         redundancy=torch.stack([grid.flatten() for grid in known["redundancy"]]) if "redundancy" in known else None,
         skipped=tuple(skip for sample in samples for skip in sample["skipped"]),
+        **(_neighbours(samples) if "neighbours" in samples[0] else {}),
     )
+
+
+def _valid(samples: list[Sample]) -> Tensor | None:
+    """Lay masks of real pixels side by side, None when all are."""
+    if all(sample["valid"] is None for sample in samples):
+        return None
+    real = torch.ones(samples[0]["image"].shape[-2:], dtype=torch.bool)
+    return torch.stack([real if s["valid"] is None else s["valid"] for s in samples])
+
+
+def _neighbours(samples: list[Sample]) -> dict[str, Any]:
+    """Lay side by side what groups have beside their anchors, see ``Batch``."""
+    B, parts = len(samples), [part for sample in samples for part in sample["neighbours"]]
+    valid = _valid(parts)
+    return {
+        "neighbours": _grouped(torch.stack([part["image"] for part in parts]), B),
+        "neighbours_valid": None if valid is None else _grouped(valid, B),
+        "boxes": torch.stack([sample["boxes"] for sample in samples]),
+        "kinds": torch.tensor([[KINDS.index(kind) for kind in sample["kinds"]] for sample in samples]),
+        "overlap": tuple(sample["overlap"] for sample in samples),
+    }
+
+
+def _grouped(stacked: Tensor, groups: int) -> Tensor:
+    return stacked.view(groups, -1, *stacked.shape[1:])

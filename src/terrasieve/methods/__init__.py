@@ -13,16 +13,45 @@ from pydantic import Field
 from torch import Tensor
 
 from terrasieve.batch import Batch, Output
+from terrasieve.methods.byol import BYOL, BYOLSettings
 from terrasieve.methods.cross_mae import CrossMAE, CrossMAESettings
+from terrasieve.methods.dino import DINO, DINOSettings
 from terrasieve.methods.mae import MAE, MAESettings
+from terrasieve.methods.moco import MoCo, MoCoSettings
+from terrasieve.methods.neighbor_mae import NeighborMAE, NeighborMAESettings
+from terrasieve.methods.regularisers import Geographic, GeographySettings
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.methods.rvit import RViT, RViTSettings
 from terrasieve.methods.selective_mae import SelectiveMAE, SelectiveMAESettings
+from terrasieve.methods.simclr import SimCLR, SimCLRSettings
+from terrasieve.methods.simsiam import SimSiam, SimSiamSettings
+from terrasieve.nn.convolution import ConvEncoder
 from terrasieve.nn.encoder import Encoder
 
-MethodSettings = Annotated[MAESettings | CrossMAESettings | SelectiveMAESettings, Field(discriminator="name")]
+MethodSettings = Annotated[
+    MAESettings
+    | CrossMAESettings
+    | SelectiveMAESettings
+    | NeighborMAESettings
+    | MoCoSettings
+    | SimCLRSettings
+    | BYOLSettings
+    | SimSiamSettings
+    | DINOSettings,
+    Field(discriminator="name"),
+]
 
-METHODS = {"mae": MAE, "cross_mae": CrossMAE, "selective_mae": SelectiveMAE}
+METHODS = {
+    "mae": MAE,
+    "cross_mae": CrossMAE,
+    "selective_mae": SelectiveMAE,
+    "neighbor_mae": NeighborMAE,
+    "moco": MoCo,
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "dino": DINO,
+}
 
 # The supervised methods, which ``terrasieve adapt`` trains; they can also predict.
 AdapterSettings = Annotated[RViTSettings | RUPerNetSettings, Field(discriminator="name")]
@@ -41,7 +70,7 @@ class Method(Protocol):
 
     views: Literal[1, 2, "neighbours"]
     lr_scale: float
-    encoder: Encoder
+    encoder: Encoder | ConvEncoder
 
     def __call__(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
         """Compute loss and metrics; ids are drawn first, from ``generator``."""
@@ -60,7 +89,16 @@ class Adapter(Method, Protocol):
         ...
 
 
-def build(settings: MethodSettings | AdapterSettings, encoder: Encoder, seed: int = 0) -> torch.nn.Module:
-    """Build a method around an encoder; the weights of decoder or head are drawn from ``seed``."""
+def build(
+    settings: MethodSettings | AdapterSettings,
+    encoder: Encoder | ConvEncoder,
+    seed: int = 0,
+    geography: GeographySettings | None = None,
+) -> torch.nn.Module:
+    """Build a method around an encoder, and a regulariser around it; all but the encoder is drawn from ``seed``."""
     kinds: dict[str, Any] = {**METHODS, **ADAPTERS}
-    return cast(torch.nn.Module, kinds[settings.name](settings, encoder, seed))
+    method = cast(torch.nn.Module, kinds[settings.name](settings, encoder, seed))
+    if geography is None:
+        return method
+    width = getattr(settings, "widths", (encoder.width,))[-1]
+    return Geographic(geography, method, width, seed)

@@ -79,7 +79,8 @@ class CrossMAE(nn.Module):
         patches_BNP = patchify(batch.image, self.encoder.patch_px)
         selection = self.select(batch, patches_BNP, generator)
         made = reconstruct(self.encoder, self.decoder, batch, patches_BNP, selection, self.mix)
-        return Output(made.error_BM.mean(), picture=paint(self.encoder, batch, made) if picture else {})
+        painted = paint(self.encoder, batch, made) if picture else {}
+        return Output(made.error_BM.mean(), picture=painted, embeddings=made.embeddings_BD)
 
     def after_step(self, step: int) -> None:
         """Do nothing: the method has no state beside its weights."""

@@ -10,13 +10,14 @@ distance, both scaled to rows of unit length; n located others of an anchor, S t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from terrasieve.methods.gather import gather_rows, process, processes
 from terrasieve.methods.ranks import hard_rank, soft_rank
 
 EARTH_RADIUS_KM = 6371.0088
@@ -43,14 +44,15 @@ def distance_km(lon1_deg: Tensor, lat1_deg: Tensor, lon2_deg: Tensor, lat2_deg: 
     """Return great-circle distances in kilometres, (B, N) float64, of (B,) and (N,) places; NaN where one is NaN."""
     # Differences, not products, so that one place is exactly 0 km from itself.
     chord = torch.cdist(
-        _unit_vectors(lon1_deg, lat1_deg),
-        _unit_vectors(lon2_deg, lat2_deg),
+        unit_vectors(lon1_deg, lat1_deg),
+        unit_vectors(lon2_deg, lat2_deg),
         compute_mode="donot_use_mm_for_euclid_dist",
     )
     return (chord / 2).clamp_(max=1).asin_().mul_(2 * EARTH_RADIUS_KM)
 
 
-def _unit_vectors(lon_deg_B: Tensor, lat_deg_B: Tensor) -> Tensor:
+def unit_vectors(lon_deg_B: Tensor, lat_deg_B: Tensor) -> Tensor:
+    """Return places as points of the unit sphere, (B, 3) float64."""
     lon, lat = lon_deg_B.to(torch.float64).deg2rad(), lat_deg_B.to(torch.float64).deg2rad()
     return torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], dim=1)
 
@@ -58,11 +60,8 @@ def _unit_vectors(lon_deg_B: Tensor, lat_deg_B: Tensor) -> Tensor:
 def pair_up(embeddings_BD: Tensor, lon_deg_B: Tensor, lat_deg_B: Tensor) -> Pairs:
     """Set every local sample against all samples of all processes; gradients flow to both sides."""
     unit_BD = normalize(embeddings_BD.float(), dim=1)
-    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    rank = dist.get_rank() if world > 1 else 0
-    units_ND, lons_N, lats_N = unit_BD, lon_deg_B, lat_deg_B
-    if world > 1:
-        units_ND, lons_N, lats_N = (_gathered(v) for v in (unit_BD, lon_deg_B, lat_deg_B))
+    world, rank = processes(), process()
+    units_ND, lons_N, lats_N = (gather_rows(v) for v in (unit_BD, lon_deg_B, lat_deg_B))
     with torch.autocast(embeddings_BD.device.type, enabled=False):
         cosine_BN = unit_BD @ units_ND.T
     distance_BN = distance_km(lon_deg_B, lat_deg_B, lons_N, lats_N)
@@ -72,28 +71,7 @@ def pair_up(embeddings_BD: Tensor, lon_deg_B: Tensor, lat_deg_B: Tensor) -> Pair
     return Pairs(cosine_BN, distance_BN.masked_fill(~counted_BN, torch.inf), counted_BN, world)
 
 
-def _gathered(local: Tensor) -> Tensor:
-    rows: Tensor = _Gather.apply(local)  # type: ignore[no-untyped-call]
-    return rows
-
-
-class _Gather(torch.autograd.Function):
-    """Lay the rows of all processes one after another; gradients of a row are summed over processes."""
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, local.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        whole = grads[0].contiguous()
-        dist.all_reduce(whole)
-        return whole.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def _mean(values_BN: Tensor, counted_BN: Tensor, share: int) -> Tensor:
+def mean_of(values_BN: Tensor, counted_BN: Tensor, share: int) -> Tensor:
     """Return the mean over what is counted in all processes, 0 where that is nothing."""
     count = counted_BN.sum(dtype=torch.float64)
     if share > 1:
@@ -148,7 +126,7 @@ def georank(
         within_BN = counted_BN & (pairs.distance_BN >= min_km) & (pairs.distance_BN <= max_km)
         e_BN = torch.where(e_BN > (tolerance_ranks / S).square(), e_BN, 0)
         scale = S.square() * 6 / (n.square() - 1).clamp(min=1) if size_free else S
-        return _mean(scale * e_BN, within_BN, pairs.share)
+        return mean_of(scale * e_BN, within_BN, pairs.share)
 
 
 def _unit(ranks_BN: Tensor, counted_BN: Tensor) -> Tensor:
@@ -175,7 +153,7 @@ def georank_correlation(
         mean_B1 = torch.where(within_BN, values_BN, 0).sum(dim=1, keepdim=True) / count_B1.clamp(min=1)
         centred.append(normalize(torch.where(within_BN, values_BN - mean_B1, 0), dim=1, eps=1e-9))
     correlation_B = (centred[0] * centred[1]).sum(dim=1)
-    return _mean(1 + correlation_B, count_B1[:, 0] >= 3, pairs.share)
+    return mean_of(1 + correlation_B, count_B1[:, 0] >= 3, pairs.share)
 
 
 def geobasic(embeddings_BD: Tensor, lon_deg_B: Tensor, lat_deg_B: Tensor, *, max_km: float = 8000) -> Tensor:
@@ -192,4 +170,4 @@ def geobasic(embeddings_BD: Tensor, lon_deg_B: Tensor, lat_deg_B: Tensor, *, max
     """
     pairs = pair_up(embeddings_BD, lon_deg_B, lat_deg_B)
     scaled_BN = pairs.distance_BN.clamp(max=max_km) / max_km
-    return _mean(((1 - pairs.cosine_BN.double()) / 2 - scaled_BN).square(), pairs.counted_BN, pairs.share)
+    return mean_of(((1 - pairs.cosine_BN.double()) / 2 - scaled_BN).square(), pairs.counted_BN, pairs.share)

@@ -34,11 +34,13 @@ class Reconstruction(NamedTuple):
         selection: which patches were encoded and predicted.
         predicted_BMP: predictions of normalised pixels at the targets.
         error_BM: mean squared error of each target patch over its real pixels.
+        embeddings_BD: mean of the encoded patches, after the final norm.
     """
 
     selection: Selection
     predicted_BMP: Tensor
     error_BM: Tensor
+    embeddings_BD: Tensor
 
 
 def draw_noise(batch: Batch, generator: torch.Generator, patches: int) -> Tensor:
@@ -58,10 +60,16 @@ def normalise_patches(patches_BMP: Tensor, weight_BMP: Tensor | None = None) -> 
     if weight_BMP is None:
         variance, mean = torch.var_mean(patches_BMP, dim=-1, keepdim=True, correction=1)
     else:
-        count = weight_BMP.sum(dim=-1, keepdim=True)
-        mean = (patches_BMP * weight_BMP).sum(dim=-1, keepdim=True) / count.clamp_min(1)
-        variance = ((patches_BMP - mean).square() * weight_BMP).sum(dim=-1, keepdim=True) / (count - 1).clamp_min(1)
+        variance, mean = weighted_var_mean(patches_BMP, weight_BMP)
     return (patches_BMP - mean) / (variance + 1e-6).sqrt()
+
+
+def weighted_var_mean(patches_BMP: Tensor, weight_BMP: Tensor) -> tuple[Tensor, Tensor]:
+    """Return variance (unbiased) and mean (B, M, 1) of each patch's real pixels, those of weight 1, not 0."""
+    count = weight_BMP.sum(dim=-1, keepdim=True)
+    mean = (patches_BMP * weight_BMP).sum(dim=-1, keepdim=True) / count.clamp_min(1)
+    squares = ((patches_BMP - mean).square() * weight_BMP).sum(dim=-1, keepdim=True)
+    return squares / (count - 1).clamp_min(1), mean
 
 
 def patch_errors(predicted_BMP: Tensor, patches_BMP: Tensor, weight_BMP: Tensor | None = None) -> Tensor:
@@ -88,7 +96,9 @@ def reconstruct(
         weight_BNP = patchify(batch.valid[:, None].float(), encoder.patch_px)
         bands = patches_BNP.shape[-1] // weight_BNP.shape[-1]
         weight_BMP = take(weight_BNP, selection.targets_BM).repeat(1, 1, bands)
-    return Reconstruction(selection, predicted_BMP, patch_errors(predicted_BMP, targets_BMP, weight_BMP))
+    last: Tensor = tokens[-1] if mix else tokens
+    errors = patch_errors(predicted_BMP, targets_BMP, weight_BMP)
+    return Reconstruction(selection, predicted_BMP, errors, last[:, 1:].mean(dim=1))
 
 
 def share_valid(batch: Batch, patch_px: int) -> Tensor | None:

@@ -161,7 +161,7 @@ class SelectiveMAE(nn.Module):
             metrics["reconstruction"] = loss.detach()
             tokens = self.encoder.embed(patches_BNP).detach()
             loss = loss + self.sampler.loss(tokens, selection.targets_BM, made.error_BM.detach())
-        return Output(loss, metrics, paint(self.encoder, batch, made) if picture else {})
+        return Output(loss, metrics, paint(self.encoder, batch, made) if picture else {}, made.embeddings_BD)
 
     def after_step(self, step: int) -> None:
         """Do nothing: the curriculum follows ``batch.progress``."""

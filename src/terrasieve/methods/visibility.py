@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
+from terrasieve.methods.reconstruction import weighted_var_mean
 from terrasieve.nn.patches import patchify, unpatchify
 
 _BLUR_PX = 9
@@ -44,7 +45,15 @@ def cross_project(images: Tensor, visible: Tensor, boxes: Tensor, shift: int = 1
     return pixels.reshape(images.shape), shown.reshape(visible.shape).to(visible.dtype)
 
 
-def loss_weight(prediction: Tensor, images: Tensor, visible: Tensor, boxes: Tensor, patch_px: int) -> Tensor:
+def loss_weight(
+    prediction: Tensor,
+    images: Tensor,
+    visible: Tensor,
+    boxes: Tensor,
+    patch_px: int,
+    valid: Tensor | None = None,
+    normal: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
     """Return how much each pixel's error counts: little where the neighbour shows what is there.
 
     w = clamp(mean_c (warped - target)^2 / mean_c (prediction - target)^2, 0, 1), 1 where no neighbour shows the pixel,
@@ -57,21 +66,40 @@ def loss_weight(prediction: Tensor, images: Tensor, visible: Tensor, boxes: Tens
         visible: (B, K, H, W), 1 on pixels that the encoder sees.
         boxes: (B, K, 4) in one frame.
         patch_px: side of a patch.
+        valid: (B, K, H, W), 0 where there is no data, which shows nothing and does not count; None = all real.
+        normal: what ``normalised`` makes of the images, where that is known already.
 
     Returns:
         (B, K, H, W) in [0, 1], the type of ``images``.
     """
     with torch.no_grad():
-        target, mean, deviation = normalised(images, patch_px)
-        error = (prediction - target).square().mean(2)
+        target, mean, deviation = normalised(images, patch_px, valid) if normal is None else normal
+        error = (prediction - target).square().mean(2).clamp(min=torch.finfo(images.dtype).tiny)
+        shown_by = visible if valid is None else visible * valid.to(visible.dtype)
         weight = torch.ones_like(error)
         for shift in range(1, images.shape[1]):
-            warped, shown = cross_project(images, visible, boxes, shift)
+            warped, shown = cross_project(images, shown_by, boxes, shift)
             given_away = ((warped - mean) / deviation - target).square().mean(2)
-            ratio = (given_away / error.clamp(min=torch.finfo(error.dtype).tiny)).clamp(0, 1)
-            weight = torch.where(shown > 0, torch.minimum(weight, ratio), weight)
-        blurred = avg_pool2d(weight, _BLUR_PX, stride=1, padding=_BLUR_PX // 2, count_include_pad=False)
-        return blurred * (1 - visible.to(blurred.dtype))
+            weight = torch.where(shown > 0, torch.minimum(weight, (given_away / error).clamp(0, 1)), weight)
+        blurred = _blur(_blur(weight).transpose(-1, -2)).transpose(-1, -2)  # the mean over a square, side by side
+        counts = (1 - visible.to(blurred.dtype)) * (1 if valid is None else valid.to(blurred.dtype))
+        return blurred * counts
+
+
+def _blur(values: Tensor) -> Tensor:
+    """Average over 9 columns, fewer at the edges."""
+    side, pad = (1, _BLUR_PX), (0, _BLUR_PX // 2)
+    return avg_pool2d(values, side, stride=1, padding=pad, count_include_pad=False)
+
+
+def novelty(images: Tensor, visible: Tensor, boxes: Tensor, patch_px: int, valid: Tensor | None = None) -> Tensor:
+    """Return the loss weight that can be known before anything is predicted, (B, K, H, W).
+
+    It is ``loss_weight`` as if the prediction were off by 1, the deviation of a patch, everywhere: the warped
+    difference alone. Arguments as there.
+    """
+    normal = normalised(images, patch_px, valid)
+    return loss_weight(normal[0] + 1, images, visible, boxes, patch_px, valid, normal)
 
 
 def weighted_loss(prediction: Tensor, images: Tensor, visible: Tensor, boxes: Tensor, patch_px: int) -> Tensor:
@@ -84,12 +112,19 @@ def weighted_loss(prediction: Tensor, images: Tensor, visible: Tensor, boxes: Te
     return (weight * error).sum() / (1 - visible.to(error.dtype)).sum().clamp(min=1)
 
 
-def normalised(images: Tensor, patch_px: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pixels normalised patch by patch, and each pixel's patch's mean and deviation, all (B, K, C, H, W)."""
+def normalised(images: Tensor, patch_px: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pixels normalised patch by patch, and each pixel's patch's mean and deviation, all (B, K, C, H, W).
+
+    Statistics are those of the real pixels, where ``valid`` (B, K, H, W) is not 0.
+    """
     H, W = images.shape[-2:]
     patches = patchify(images.flatten(0, 1), patch_px)
-    mean = patches.mean(-1, keepdim=True)
-    deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    if valid is None:
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    else:
+        real = patchify(valid.flatten(0, 1)[:, None].expand(-1, images.shape[2], -1, -1).to(patches.dtype), patch_px)
+        variance, mean = weighted_var_mean(patches, real)
+    deviation = (variance + 1e-6).sqrt()
     parts = ((patches - mean) / deviation, mean.expand_as(patches), deviation.expand_as(patches))
     one, two, three = (unpatchify(part, patch_px, H, W).reshape(images.shape) for part in parts)
     return one, two, three

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.nn.encoder import initialise
+from terrasieve.nn.packed import Packing, packed_reading
 from terrasieve.nn.position import sincos_2d
 from terrasieve.section import Section
 
@@ -90,12 +91,17 @@ class CrossBlock(nn.Module):
         self.norm2 = nn.LayerNorm(D, eps=1e-6)
         self.mlp = Mlp(D, 4 * D)
 
-    def forward(self, x_BMD: Tensor, context_BKE: Tensor) -> Tensor:
-        """Let queries (B, M, D) read the encoder's tokens (B, K, E)."""
+    def forward(self, x_BMD: Tensor, context: Tensor, packing: Packing | None = None) -> Tensor:
+        """Let queries (B, M, D) read the encoder's tokens (B, K, E), or packed ones (S, E)."""
         B, M, D = x_BMD.shape
         q = self.query(self.norm1(x_BMD)).view(B, M, self.heads, -1).transpose(1, 2)
-        k, v = self.key_value(context_BKE).view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, M, D)
+        if packing is None:
+            k, v = self.key_value(context).view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+            read = F.scaled_dot_product_attention(q, k, v)
+        else:
+            k, v = self.key_value(context).view(-1, 2, self.heads, D // self.heads).unbind(1)
+            read = packed_reading(q, k, v, packing)
+        read = read.transpose(1, 2).reshape(B, M, D)
         x_BMD = x_BMD + self.project(read)
         x_BMD = x_BMD + self.mlp(self.norm2(x_BMD))
         return x_BMD

@@ -7,44 +7,25 @@ backbone loads into ``timm.create_model``. Positions are those of the full grid,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.nn import weights
+from terrasieve.nn.encoder_settings import EncoderSettings, Pool
 from terrasieve.nn.packed import PackedBlock, Packing, packable
 from terrasieve.nn.patches import patchify, take
 from terrasieve.nn.position import sincos_2d
-from terrasieve.section import Section
 from terrasieve.sieve.ragged import Ragged, take_ragged
 
-Pool = Literal["mean", "cls"]
-
-
-class EncoderSettings(Section):
-    """Which ViT to build.
-
-    Attributes:
-        name: timm's name of a plain ViT; Ti, S, B and L are named here, any other plain ViT of timm works too.
-        patch_px: side of a patch in pixels; divides the image's sides.
-        depth: number of blocks; None = the named ViT's own.
-        weights: where training begins. None = at random; ``imagenet`` = timm's pretrained weights of that name; else a
-            run's folder, an exported folder or a ``.safetensors`` file of ours.
-        drop_path: stochastic depth, the last block's probability of being left out; rises linearly from 0.
-    """
-
-    name: str = "vit_small_patch16_224"
-    patch_px: int = Field(default=16, gt=0)
-    depth: int | None = Field(default=None, gt=0)
-    weights: str | None = None
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
+__all__ = ["Encoded", "Encoder", "EncoderSettings", "Pool", "initialise"]
 
 
 class Encoded(NamedTuple):
@@ -122,23 +103,42 @@ class Encoder(nn.Module):
         """Number of patches in an image, N."""
         return self.grid[0] * self.grid[1]
 
-    def embed(self, patches_BKP: Tensor, ids_BK: Tensor | None = None, *, position: bool = True) -> Tensor:
+    def embed(
+        self,
+        patches_BKP: Tensor,
+        ids_BK: Tensor | None = None,
+        *,
+        position: bool = True,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Embed flat patches and add the positions of the full grid: (B, K, P) -> (B, K, D).
 
         Args:
             patches_BKP: all patches, or those at ``ids_BK``.
             ids_BK: where the patches stand on the grid; None for all N in order.
             position: False gives the content alone.
+            grid: rows and columns of patches; None = the encoder's own, else its positions are resampled.
         """
         projection = self.vit.patch_embed.proj
         tokens_BKD = F.linear(patches_BKP, projection.weight.flatten(1), projection.bias)
         if not position:
             return tokens_BKD
-        grid_ND = self.positions[0, 1:]
+        grid_ND = self._positions_on(grid or self.grid)
         return tokens_BKD + (grid_ND if ids_BK is None else grid_ND[ids_BK])
 
+    def _positions_on(self, grid: tuple[int, int]) -> Tensor:
+        if grid == self.grid:
+            return self.positions[0, 1:]
+        resampled: Tensor = resample_abs_pos_embed(self.positions[:, 1:], list(grid), list(self.grid), 0)
+        return resampled[0]
+
     def forward(
-        self, patches_BKP: Tensor, ids_BK: Tensor | None = None, *, every_block: bool = False
+        self,
+        patches_BKP: Tensor,
+        ids_BK: Tensor | None = None,
+        *,
+        every_block: bool = False,
+        grid: tuple[int, int] | None = None,
     ) -> Tensor | list[Tensor]:
         """Encode patches: (B, K, P) -> (B, 1 + K, D), class token first, after the final norm.
 
@@ -146,12 +146,13 @@ class Encoder(nn.Module):
             patches_BKP: flat patches, see :func:`terrasieve.nn.patches.patchify`.
             ids_BK: their places on the grid; None for the full grid in order.
             every_block: return the outputs of all blocks, the last one normed.
+            grid: see :meth:`embed`.
         """
         if self.training and self.drop_path:
             raise UserError(
                 f"encoder.drop_path: {self.drop_path} is for supervised methods; pretraining drops no paths; set 0."
             )
-        x = self._join(self.embed(patches_BKP, ids_BK))
+        x = self._join(self.embed(patches_BKP, ids_BK, grid=grid))
         outputs: list[Tensor] = []
         for block in self.vit.blocks:
             x = block(x)
@@ -166,6 +167,7 @@ class Encoder(nn.Module):
         kept: Tensor | Ragged | None,
         taps: Sequence[int] = (),
         path_noise_BE: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Encoded:
         """Encode the kept ones of all patches, at their places on the full grid.
 
@@ -175,6 +177,8 @@ class Encoder(nn.Module):
             taps: blocks, counted from 0, whose outputs are wanted as well, in this order.
             path_noise_BE: uniform in [0, 1), decides which branches are left out, E = 2 x blocks; needed in training
                 with ``drop_path`` (``methods.reconstruction.draw_noise`` makes it), not looked at otherwise.
+            positions: (T, D), where a ragged layout's patches stand if not on the grid; they may then be the patches
+                of several images, which see each other.
 
         Raises:
             ValueError: if there is no such block, or no noise where it is needed.
@@ -185,7 +189,11 @@ class Encoder(nn.Module):
         packing: Packing | None = None
         if isinstance(kept, Ragged):
             packing = Packing.of(kept, patches_BNP.shape[1])
-            tokens_TD = self.embed(take_ragged(patches_BNP, kept)[None], kept.ids_T[None])[0]
+            taken = take_ragged(patches_BNP, kept)[None]
+            tokens_TD = self.embed(
+                taken, None if positions is not None else kept.ids_T[None], position=positions is None
+            )[0]
+            tokens_TD = tokens_TD if positions is None else tokens_TD + positions
             cls = cast(Tensor, self.vit.cls_token) + self.positions[:, :1]
             x = self.vit.norm_pre(packing.join(cls[0], tokens_TD))
         else:
@@ -219,9 +227,13 @@ class Encoder(nn.Module):
         return scale_B2[:, :1, None], scale_B2[:, 1:, None]
 
     def encode(self, images_BCHW: Tensor, ids_BK: Tensor | None = None) -> Tensor:
-        """Encode normalised images, all patches or those at ``ids_BK``: (B, 1 + K, D)."""
+        """Encode normalised images, all patches or those at ``ids_BK``: (B, 1 + K, D).
+
+        Images of another size than the encoder was built for see its positions resampled to their grid.
+        """
         patches_BNP = patchify(images_BCHW, self.patch_px)
-        return cast(Tensor, self(patches_BNP if ids_BK is None else take(patches_BNP, ids_BK), ids_BK))
+        grid = (images_BCHW.shape[-2] // self.patch_px, images_BCHW.shape[-1] // self.patch_px)
+        return cast(Tensor, self(patches_BNP if ids_BK is None else take(patches_BNP, ids_BK), ids_BK, grid=grid))
 
     def features(self, images_BCHW: Tensor, pool: Pool = "mean") -> Tensor:
         """Compute one vector per image: (B, C, H, W) normalised -> (B, D).

@@ -112,6 +112,40 @@ def packed_attention(attention: nn.Module, x_SD: Tensor, packing: Packing) -> Te
     return projected
 
 
+def packed_reading(q_BHMd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
+    """Let each image's M queries read that image's packed tokens: (B, H, M, d)."""
+    if q_BHMd.device.type == "cpu":
+        return cast(Tensor, _read_by_image(q_BHMd, k_SHd, v_SHd, packing))
+    if packing.mask is None:
+        B, H, M, d = q_BHMd.shape
+        ends = torch.arange(0, (B + 1) * M, M, device=q_BHMd.device, dtype=torch.int32)
+        q_THd = q_BHMd.transpose(1, 2).reshape(B * M, H, d)
+        read = cast(Tensor, varlen_attn(q_THd, k_SHd, v_SHd, ends, packing.offsets, M, packing.longest))
+        return read.view(B, M, H, d).transpose(1, 2)
+    return _read_padded(q_BHMd, k_SHd, v_SHd, packing)
+
+
+def _read_padded(q_BHMd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
+    """Pad keys to the longest that there can be, so that no host waits: where no kernel takes ragged ones."""
+    place_S = torch.arange(len(packing.rows_S), device=q_BHMd.device) - packing.offsets.long()[packing.rows_S]
+    place_S = packing.rows_S * packing.longest + place_S
+    L, H, d = packing.longest, *k_SHd.shape[1:]
+    padded = (x.new_zeros(len(packing.cls_B) * L, H, d).index_copy(0, place_S, x) for x in (k_SHd, v_SHd))
+    k, v = (x.view(-1, L, H, d).transpose(1, 2) for x in padded)
+    real_BL = torch.arange(L, device=q_BHMd.device) < packing.offsets.diff()[:, None]
+    padded_read: Tensor = F.scaled_dot_product_attention(q_BHMd, k, v, real_BL[:, None, None])
+    return padded_read
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # other lengths would be another graph in every step
+def _read_by_image(q_BHMd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
+    """Read image by image, on views."""
+    lengths = list(packing.lengths)
+    keys, values = (x.transpose(0, 1)[None].split(lengths, dim=2) for x in (k_SHd, v_SHd))  # type: ignore[no-untyped-call]
+    read = [F.scaled_dot_product_attention(q[None], k, v) for q, k, v in zip(q_BHMd, keys, values, strict=True)]
+    return torch.cat(read)
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # other lengths would be another graph in every step
 def _by_image(q_SHd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
     """Attend image by image, on views; a bucket per length would gain nothing, see LOG.md."""

@@ -86,7 +86,7 @@ def find(path: Path) -> Found:
             _read(path / "weights.safetensors"),
             encoder.get("name"),
             tuple(image.get("bands") or ()),
-            _grid(size, patch_px),
+            _grid(size, patch_px) if patch_px else None,
         )
     if path.is_dir() and (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))

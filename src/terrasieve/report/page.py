@@ -23,6 +23,7 @@ from PIL import Image
 import terrasieve
 from terrasieve.evaluate.protocol import FINE_TUNED, RANDOM_INIT, RAW_PIXELS, Score
 from terrasieve.report.curves import compact, curve
+from terrasieve.report.neighbours import neighbours
 from terrasieve.report.run_folder import Run, number, read_run
 
 EARLIER = 6  # pictures in the strip beside the latest
@@ -32,14 +33,28 @@ NAMES = {
     "loss": "Loss",
     "lr": "Learning rate",
     "grad_norm": "Gradient norm",
+    "method_loss": "Loss of the method alone",
+    "geography_loss": "Loss of the geographic regulariser",
+    "effective_rank": "Effective rank of the embeddings",
+    "spread": "Spread of the embeddings, 0 = collapsed",
+    "uniformity": "Uniformity of the embeddings, 0 = collapsed",
     "images_per_s": "Throughput, images per second",
 }
+_VIEWS = ("Views", "The views of each image that the method compares.", ("input", "first view", "second view"))
 PICTURES = {
+    **dict.fromkeys(("moco", "simclr", "byol", "simsiam"), _VIEWS),
+    "dino": (*_VIEWS[:2], (*_VIEWS[2], "a local view")),
     "rvit": ("Selected patches", "Grey patches were not encoded.", ("input", "what the encoder saw")),
     "rupernet": (
         "Selected patches and classes",
         "Grey patches were not encoded; black pixels are not scored.",
         ("input", "what the encoder saw", "truth", "prediction"),
+    ),
+    "neighbor_mae": (
+        "Neighbours and reconstructions",
+        "Rows of a group belong together; the yellow frame is the next one's crop. Grey was not encoded, not "
+        "predicted, or not shown; the loss weight goes from black, 0, over red and yellow to white, 1.",
+        ("input", "what the encoder saw", "prediction", "shown by the neighbour", "loss weight"),
     ),
     "": (
         "Selected patches and reconstructions",
@@ -82,7 +97,7 @@ def write_report(run_dir: str | Path, extra: Sequence[Figure] = ()) -> Path:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    pictures = _pictures(run)  # first, since it may find a problem
+    pictures, beside = _pictures(run), neighbours(run)  # first, since they may find a problem
     html = environment.get_template("page.html.j2").render(
         run=run,
         version=terrasieve.__version__,
@@ -90,6 +105,7 @@ def write_report(run_dir: str | Path, extra: Sequence[Figure] = ()) -> Path:
         subtitle=_subtitle(run),
         facts=_facts(run),
         pictures=pictures,
+        neighbours=beside,
         columns=dict(zip(("title", "lead", "names"), _columns(run), strict=True)),
         scores=_scores(run.scores),
         figures=[(figure, _figure_uri(figure)) for figure in extra],
@@ -106,7 +122,8 @@ def write_report(run_dir: str | Path, extra: Sequence[Figure] = ()) -> Path:
 
 
 def _subtitle(run: Run) -> str:
-    parts = [_setting(run, "method", "name"), _setting(run, "encoder", "name"), run.environment.get("hardware")]
+    parts = [_setting(run, *of) for of in (("method", "name"), ("geography", "name"), ("encoder", "name"))]
+    parts.append(run.environment.get("hardware"))
     return " · ".join(str(part) for part in parts if part)
 
 
@@ -182,6 +199,7 @@ def _curves(run: Run) -> list[tuple[str, Markup, int]]:
     """Draw every logged number: (title, svg, values that were not finite)."""
     names = [name for name in NAMES if any(name in line for line in run.steps)]
     names += sorted({name for line in run.steps for name in line} - set(NAMES) - HIDDEN)
+    names = [name for name in names if not name.startswith("share_")]  # constants; the section on neighbours has them
     if not run.steps:
         return []
     last = run.steps[-1]["step"]

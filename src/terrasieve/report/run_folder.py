@@ -107,6 +107,21 @@ def _read_recipe(run: Run) -> None:
         run.problems.append(f"recipe.yaml cannot be read: {error}")
 
 
+def _tell_collapse(run: Run) -> None:
+    """Say that the embeddings may have collapsed, and whether they still are."""
+    falls = [event for event in run.events if event["event"] == "collapse"]
+    ranks = [value for _, value in run.numbers("effective_rank") if value is not None]
+    if not falls or not ranks:
+        return
+    bound = number(falls[-1].get("bound")) or 0.0
+    steps = ", ".join(str(event["step"]) for event in falls[:5])
+    now = f"it is {ranks[-1]:.2f} at the end" + ("" if ranks[-1] < bound else ", above it again")
+    run.problems.append(
+        f"the effective rank of the embeddings was below {bound:g} from step {steps} on: they may have collapsed, that "
+        f"is, all images look alike to the encoder, whatever the loss says; {now}"
+    )
+
+
 def _read_log(run: Run) -> None:
     path = run.folder / "log.jsonl"
     if not path.is_file():
@@ -135,4 +150,5 @@ def _read_log(run: Run) -> None:
     if broken:
         run.problems.append(f"half-written or foreign lines of log.jsonl, left out: {broken}")
     run.steps = [steps[step] for step in sorted(steps)]
+    _tell_collapse(run)
     run.seconds = sum(before for before, after in pairwise([*clock, 0.0]) if after < before)

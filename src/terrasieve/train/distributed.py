@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
@@ -62,6 +63,9 @@ def join(settings: LoopSettings) -> Iterator[World]:
 def spread(method: nn.Module, settings: LoopSettings, world: World) -> nn.Module:
     """Move a method to its device, compile its blocks if wanted, and wrap it for several processes."""
     method = method.to(world.device)
+    if world.size > 1 and world.device.type == "cuda":
+        # Statistics of the global batch. On CPUs torch has none such: each process takes its own.
+        method = cast(nn.Module, convert_sync_batchnorm(method))  # type: ignore[no-untyped-call]
     blocks = [block for name, block in method.named_modules() if name.rpartition(".")[0].endswith("blocks")]
     if settings.compile == "on" or (settings.compile == "auto" and world.device.type == "cuda"):
         for block in blocks:

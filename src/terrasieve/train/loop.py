@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from terrasieve import keyed
 from terrasieve.batch import Batch
 from terrasieve.data.augment import normalise
+from terrasieve.data.groups import Groups
 from terrasieve.data.images import Images
 from terrasieve.data.loader import train_batches
 from terrasieve.data.truth import Truth
@@ -56,6 +58,7 @@ def train_step(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
     for group in state.optimizer.param_groups:
         group["lr"].fill_(lr * group.get("lr_factor", 1.0))
     metrics: dict[str, Tensor] = {}
+    before = [statistic.clone() for statistic in state.statistics]
     size = len(batch) // settings.accumulate
     for part in range(settings.accumulate):
         micro = normalise(batch.part(part * size, (part + 1) * size), state.mean, state.std)
@@ -71,10 +74,12 @@ def train_step(state: State, batch: Batch, step: int) -> dict[str, Tensor]:
     norm = gradient_norm(state.parameters, settings.optim.clip)
     bad = (~norm.isfinite()).float()
     state.skipped += bad
-    # Fused AdamW leaves the weights alone where this is 1, without the host having to know.
+    # The optimiser leaves the weights alone where this is 1, without the host having to know.
     state.optimizer.found_inf = bad  # type: ignore[attr-defined]
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    for statistic, old in zip(state.statistics, before, strict=True):
+        statistic.copy_(torch.where(bad > 0, old, statistic))
     state.method.after_step(step)
     return {**metrics, "grad_norm": norm}
 
@@ -86,6 +91,7 @@ def train(
     about: dict[str, Any],
     *,
     truth: Truth | None = None,
+    groups: Groups | None = None,
     trial: Trial | None = None,
     stop_at: int | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -99,6 +105,7 @@ def train(
         folder: of the run.
         about: goes into every checkpoint: recipe, manifest hash, commit, versions.
         truth: what is known of the images, for supervised methods.
+        groups: gives every image its neighbours, for methods that look at them.
         trial: validates now and then, keeps the best weights and gives up when they no longer get better.
         stop_at: stop, resumably, after this many steps in all.
         on_step: called after every step with the steps done.
@@ -113,14 +120,15 @@ def train(
     if trial is not None:
         trial.restore(stored.get("trial"))
         last = start if trial.exhausted else last
-    writer = Writer(state, folder, images, about, start, truth=truth, trial=trial)
+    writer = Writer(state, folder, images, about, start, truth=truth, groups=groups, trial=trial)
     for reason in broken:
         writer.event("broken_checkpoint", start, reason=reason)
     writer.event("resume" if start else "start", start, steps=settings.steps)
     done, interrupted = start, False
     try:
         with interruptible() as asked:
-            for step, batch in zip(range(start, last), _batches(state, images, truth, start, last), strict=True):
+            batches = _batches(state, images, truth, groups, start, last)
+            for step, batch in zip(range(start, last), batches, strict=True):
                 writer.saw(batch, step)
                 numbers = train_step(state, batch, step)
                 done = step + 1
@@ -144,7 +152,9 @@ def train(
     return Outcome(done, interrupted, writer.skipped_images, int(state.skipped.item()))
 
 
-def _batches(state: State, images: Images, truth: Truth | None, start: int, last: int) -> Iterator[Batch]:
+def _batches(
+    state: State, images: Images, truth: Truth | None, groups: Groups | None, start: int, last: int
+) -> Iterator[Batch]:
     settings, world = state.settings, state.world
     for batch in train_batches(
         images,
@@ -156,6 +166,7 @@ def _batches(state: State, images: Images, truth: Truth | None, start: int, last
         rank=world.rank,
         world=world.size,
         truth=truth,
+        groups=groups,
     ):
         yield batch.to(world.device)
 

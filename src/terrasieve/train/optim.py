@@ -1,4 +1,4 @@
-"""Optimiser and schedule: AdamW as MAE sets it up. Source: METHODS.md, section 1."""
+"""Optimiser and schedule: AdamW as MAE sets it up, Adam, SGD and LARS. Source: METHODS.md, sections 1 and 5."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from terrasieve.train.lars import LARS, start_momentum
 from terrasieve.train.settings import OptimSettings
 
 BLOCK = re.compile(r"encoder\.vit\.blocks\.(\d+)\.")
 
 
-def adamw(model: nn.Module, settings: OptimSettings, layer_decay: float = 1.0) -> torch.optim.AdamW:
-    """Build fused AdamW with weight decay on weights only: not on norms, biases, tokens and mixing weights.
+def optimiser(model: nn.Module, settings: OptimSettings, layer_decay: float = 1.0) -> torch.optim.Optimizer:
+    """Build the optimiser, with weight decay on weights only: not on norms, biases, tokens and mixing weights.
+
+    All of them leave weights and state alone where their attribute ``found_inf`` is 1, without the host having to know.
 
     Args:
         model: to be trained, whole or spread over processes.
-        settings: decay and betas.
+        settings: name, decay, betas and momentum.
         layer_decay: below 1, there is a pair of groups per block, and each has a ``lr_factor``: 1 for what stands above
             the encoder's blocks, ``layer_decay`` less per block down to the embedding (BEiT's and MAE's fine-tuning).
     """
@@ -30,10 +33,21 @@ def adamw(model: nn.Module, settings: OptimSettings, layer_decay: float = 1.0) -
             weight = parameter.ndim >= 2 and not name.endswith(("token", "pos_embed", "mix"))
             layer = _layer(name, above) if layer_decay < 1 else above
             group = {"params": [], "weight_decay": settings.weight_decay if weight else 0.0}
+            group |= {"trust": settings.trust if weight else 0.0} if settings.name == "lars" else {}
             group |= {"lr": torch.tensor(0.0), "lr_factor": layer_decay ** (above - layer)} if layer_decay < 1 else {}
             groups.setdefault((-layer, not weight), group)["params"].append(parameter)
     ordered = [groups[key] for key in sorted(groups)]
-    return torch.optim.AdamW(ordered, lr=torch.tensor(0.0), betas=settings.betas, fused=True)
+    lr = torch.tensor(0.0)
+    match settings.name:
+        case "adamw":
+            return torch.optim.AdamW(ordered, lr=lr, betas=settings.betas, fused=True)
+        case "adam":
+            return torch.optim.Adam(ordered, lr=lr, betas=settings.betas, fused=True)
+        case "lars":
+            return LARS(ordered, lr=lr, momentum=settings.momentum)
+    sgd = torch.optim.SGD(ordered, lr=lr, momentum=settings.momentum, fused=True)
+    start_momentum(sgd)
+    return sgd
 
 
 def _layer(name: str, above: int) -> int:

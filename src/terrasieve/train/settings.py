@@ -9,29 +9,38 @@ from pydantic import Field, model_validator
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.loader import LoaderSettings
 from terrasieve.data.masks import MaskSettings
+from terrasieve.data.pairs import PairSettings
 from terrasieve.methods import AdapterSettings, MethodSettings
+from terrasieve.methods.regularisers import GeographySettings
+from terrasieve.methods.siamese import SiameseSettings
 from terrasieve.nn.encoder import EncoderSettings
 from terrasieve.section import Section
 
 
 class OptimSettings(Section):
-    """AdamW and its schedule; the defaults are MAE's, with SelectiveMAE's clipping (METHODS.md, sections 1 and 3).
+    """The optimiser and its schedule; the defaults are MAE's, with SelectiveMAE's clipping (METHODS.md, sections 1, 3).
 
     Attributes:
+        name: ``adamw``; ``adam``; ``sgd`` with momentum; ``lars``, for large batches.
         base_lr: learning rate for a batch of 256; scaled by batch size / 256 and by the method's own factor.
         min_lr: where the cosine ends, as a share of the peak.
         warmup: share of the steps over which the rate rises linearly.
         weight_decay: on weights only, not on norms, biases and tokens.
-        betas: of AdamW.
+        betas: of AdamW and Adam.
+        momentum: of SGD and LARS.
+        trust: of LARS, the rate as a share of a weight's own length.
         clip: largest gradient norm; None = no clipping.
         non_finite: what to do when a gradient is not finite: leave the step out and count it, or stop.
     """
 
+    name: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
     base_lr: float = Field(default=1.5e-4, gt=0)
     min_lr: float = Field(default=0.0, ge=0, le=1)
     warmup: float = Field(default=0.075, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
+    momentum: float = Field(default=0.9, gt=0, lt=1)
+    trust: float = Field(default=0.001, gt=0)
     clip: float | None = Field(default=1.0, gt=0)
     non_finite: Literal["skip", "stop"] = "skip"
 
@@ -52,6 +61,14 @@ class LogSettings(Section):
     checkpoint_every: int = Field(default=100, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     wandb: str | None = None
+
+
+def _needs_vit(method: str, encoder: EncoderSettings) -> None:
+    if encoder.patch_px == 0:
+        raise ValueError(
+            f"method {method} works on the patches of a ViT, and encoder.name {encoder.name} is none; use e.g. "
+            "vit_small_patch16_224, or one of the contrastive methods"
+        )
 
 
 class LoopSettings(Section):
@@ -86,11 +103,13 @@ class LoopSettings(Section):
     def _fits(self) -> Self:
         height, width = self.image.shape_px
         p = self.encoder.patch_px
-        if height % p or width % p:
+        if p and (height % p or width % p):
             raise ValueError(
                 f"encoder.patch_px: a patch of {p} px does not divide image.size_px {height} x {width}; "
                 f"use a multiple of {p}"
             )
+        if self.parallel == "fsdp" and self.optim.name in ("sgd", "lars"):
+            raise ValueError(f"optim.name {self.optim.name} does not go with parallel fsdp; use ddp, or adamw or adam")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
         if self.loader.lanes and self.batch_size % self.loader.lanes:
@@ -103,9 +122,28 @@ class LoopSettings(Section):
 
 
 class TrainSettings(LoopSettings):
-    """Everything that decides what a pretraining computes: the loop's settings and one of the masked methods."""
+    """Everything that decides what a pretraining computes.
+
+    Attributes:
+        method: one of the masked or of the contrastive methods.
+        geography: a regulariser that goes with any of them; None = none.
+        pairs: which images are neighbours, for the methods that look at them.
+    """
 
     method: MethodSettings
+    geography: GeographySettings | None = None
+    pairs: PairSettings = PairSettings()
+
+    @model_validator(mode="after")
+    def _suits(self) -> Self:
+        if not isinstance(self.method, SiameseSettings):
+            _needs_vit(self.method.name, self.encoder)
+        elif self.batch_size // self.accumulate < 2:
+            raise ValueError(
+                f"method {self.method.name} compares the images of a batch: batch_size {self.batch_size} / accumulate "
+                f"{self.accumulate} has to be 2 or more"
+            )
+        return self
 
 
 class TaskSettings(Section):
@@ -149,6 +187,7 @@ class AdaptSettings(LoopSettings):
 
     @model_validator(mode="after")
     def _suits(self) -> Self:
+        _needs_vit(self.method.name, self.encoder)
         dense = self.task.masks is not None
         if dense != (self.method.name == "rupernet"):
             raise ValueError(

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from terrasieve import methods
 from terrasieve.data.mix import Mix
-from terrasieve.nn.encoder import Encoder
+from terrasieve.nn.convolution import encoder_of
 from terrasieve.train import distributed
 from terrasieve.train.distributed import World
-from terrasieve.train.optim import adamw, peak_lr
+from terrasieve.train.optim import optimiser, peak_lr
 from terrasieve.train.settings import AdaptSettings, LoopSettings, TrainSettings
 
 
@@ -32,6 +32,7 @@ class State:
         peak: learning rate at the top of the schedule.
         dtype: what matrix products are computed in.
         skipped: () tensor on the device, steps left out because a gradient was not finite.
+        statistics: running statistics of batch norms, which change in the forward pass already.
     """
 
     settings: LoopSettings
@@ -39,13 +40,14 @@ class State:
     mix: Mix | None
     method: methods.Method
     model: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
     peak: float
     dtype: torch.dtype
     mean: Tensor
     std: Tensor
     skipped: Tensor
+    statistics: list[Tensor]
 
     def autocast(self) -> torch.autocast:
         """Compute matrix products in the run's precision."""
@@ -74,15 +76,16 @@ def precision(settings: LoopSettings, device: torch.device) -> torch.dtype:
 
 def build(settings: TrainSettings | AdaptSettings, world: World, channels: int) -> State:
     """Build encoder, method and optimiser from the settings, in which mean, std and the number of classes are given."""
-    encoder = Encoder(settings.encoder, channels, settings.image.shape_px, settings.seed)
-    return around(methods.build(settings.method, encoder, settings.seed), settings, world)
+    encoder = encoder_of(settings.encoder, channels, settings.image.shape_px, settings.seed)
+    geography = settings.geography if isinstance(settings, TrainSettings) else None
+    return around(methods.build(settings.method, encoder, settings.seed, geography), settings, world)
 
 
 def around(method: nn.Module, settings: LoopSettings, world: World) -> State:
     """Build what a step needs around a method that exists; ``bench`` puts other libraries' models through it too."""
     adapts = settings if isinstance(settings, AdaptSettings) else None
     model = distributed.spread(method, settings, world)
-    optimizer = adamw(model, settings.optim, adapts.layer_decay if adapts else 1.0)
+    optimizer = optimiser(model, settings.optim, adapts.layer_decay if adapts else 1.0)
     kind = cast(methods.Method, method)
     place = {"dtype": torch.float32, "device": world.device}
     return State(
@@ -98,6 +101,12 @@ def around(method: nn.Module, settings: LoopSettings, world: World) -> State:
         mean=torch.tensor(settings.image.mean, **place),  # type: ignore[arg-type]
         std=torch.tensor(settings.image.std, **place),  # type: ignore[arg-type]
         skipped=torch.zeros((), device=world.device),
+        statistics=[
+            buffer
+            for module in model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for buffer in module.buffers(recurse=False)
+        ],
     )
 
 

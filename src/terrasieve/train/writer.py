@@ -11,18 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from terrasieve import keyed
 from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import normalise
+from terrasieve.data.groups import Groups
 from terrasieve.data.images import Images
-from terrasieve.data.samples import WholeSamples, collate
+from terrasieve.data.samples import TrainSamples, WholeSamples, collate
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
+from terrasieve.methods import Method
+from terrasieve.methods.collapse import COLLAPSED_RANK
 from terrasieve.train import checkpoint, picture
 from terrasieve.train.distributed import gathered, mean_over
 from terrasieve.train.log import Log
@@ -31,7 +34,6 @@ from terrasieve.train.state import State, evaluating
 from terrasieve.train.trial import Trial
 
 PICTURED = 6
-VIT = "encoder.vit."
 
 
 class _Pending(NamedTuple):
@@ -42,6 +44,12 @@ class _Pending(NamedTuple):
     values: Tensor
     arrived: torch.cuda.Event | None
     known: dict[str, float]
+
+
+def state_name(method: Method) -> str:
+    """Return what the names of the backbone's weights begin with in a method's state."""
+    names = {module: name for name, module in cast(nn.Module, method).named_modules()}
+    return f"{names[method.encoder.vit]}."
 
 
 class Writer:
@@ -56,13 +64,15 @@ class Writer:
         start: int,
         *,
         truth: Truth | None = None,
+        groups: Groups | None = None,
         trial: Trial | None = None,
     ) -> None:
-        self.truth, self.trial = truth, trial
+        self.truth, self.groups, self.trial = truth, groups, trial
         self.state, self.folder, self.images, self.about = state, folder, images, about
         settings = state.settings
         self.log = Log(folder, start, settings.log.wandb) if state.world.leads else None
         self.skipped_images = 0
+        self._collapsed = False
         self._unlisted: list[tuple[int, Skip]] = []
         self._pending: _Pending | None = None
         self._sums: dict[str, Tensor] = {}
@@ -163,17 +173,29 @@ class Writer:
         with evaluating(state), state.autocast():
             painted = state.method(batch, draw, picture=True).picture
         if self.log and painted:
-            drawn = picture.compose(painted, settings.encoder.patch_px, settings.image.shape_px, self.images.bands)
+            bands, patch_px = self.images.bands, settings.encoder.patch_px
+            if "image" in painted:
+                drawn = picture.compose_views(painted, bands)
+            else:
+                drawn = picture.compose(painted, patch_px, settings.image.shape_px, bands)
             picture.write(drawn, self.folder / "pictures" / f"step_{done:08d}.png")
             self.log.picture(done, drawn)
 
     def _choose(self) -> Batch | None:
-        """Read up to six images, drawn once by key; broken ones are passed over (they are counted in training)."""
-        samples, whole = [], WholeSamples(self.images, self.state.settings.image, self.truth)
-        order = keyed.numpy_generator(self.state.settings.seed, "pictured").permutation(len(self.images))
-        for row in order[: 4 * PICTURED]:
+        """Read up to six images, drawn once by key; broken ones are passed over (they are counted in training).
+
+        Images with neighbours are cropped as in training, or they would all look alike where places repeat.
+        """
+        image, seed = self.state.settings.image, self.state.settings.seed
+        samples, whole = [], WholeSamples(self.images, image, self.truth)
+        grouped = None if self.groups is None else TrainSamples(self.images, image, seed, groups=self.groups)
+        order = keyed.numpy_generator(seed, "pictured").permutation(len(self.images))
+        for place in range(4 * PICTURED):
+            epoch, row = place // len(order), int(order[place % len(order)])
+            if grouped is None and epoch:
+                break
             try:
-                samples.append(whole[int(row)])
+                samples.append(whole[row] if grouped is None else grouped[epoch, row])
             except UserError:
                 continue
             if len(samples) == PICTURED:
@@ -190,7 +212,10 @@ class Writer:
         known = {
             "lr": lr_at(done - 1, settings.steps, settings.optim, state.peak),
             "epoch": done * settings.batch_size / len(self.images),
-            "images_per_s": count * settings.batch_size / max(now - self._mark - self._paused, 1e-9),
+            "images_per_s": count
+            * settings.batch_size
+            * (self.groups.count if self.groups else 1)
+            / max(now - self._mark - self._paused, 1e-9),
             "time_s": now - self._began,
             "skipped_images": float(self.skipped_images),
             **verdict,
@@ -215,6 +240,10 @@ class Writer:
         line = dict(zip(names, values.tolist(), strict=True)) | known
         if self.log:
             self.log.step(step, line)
+        collapsed = line.get("effective_rank", COLLAPSED_RANK) < COLLAPSED_RANK
+        if collapsed and not self._collapsed:
+            self.event("collapse", step, effective_rank=line["effective_rank"], bound=COLLAPSED_RANK)
+        self._collapsed = collapsed
         if line["skipped_steps"] and self.state.settings.optim.non_finite == "stop":
             raise UserError(
                 f"A gradient was not finite at or before step {step} and optim.non_finite is 'stop'. The weights were "
@@ -226,7 +255,11 @@ class Writer:
         """Write the encoder alone, in timm's names, and of a method that predicts the whole model too."""
         weights = checkpoint.gathered_weights(self.state.model)
         if self.state.world.leads:
-            vit = {name.removeprefix(VIT): value for name, value in weights.items() if name.startswith(VIT)}
+            backbone = state_name(self.state.method)
+            vit = {name.removeprefix(backbone): w for name, w in weights.items() if name.startswith(backbone)}
+            lone_positions = getattr(self.state.method, "lone_positions", None)
+            if lone_positions is not None:  # its images stand in frames of their own; exported, they are alone
+                vit["pos_embed"] = lone_positions(weights)
             checkpoint.write_weights(vit, self.folder / "weights.safetensors")
             if hasattr(self.state.method, "predict"):
                 checkpoint.write_weights(weights, self.folder / "model.safetensors")

@@ -1,0 +1,115 @@
+"""Backbones of timm that are no plain ViT, ResNets first: one vector of features per image.
+
+Beside ``encoder``, for the methods that need no tokens (the contrastive ones); ``encoder_of`` chooses between the two.
+Its state dict stays timm's, so an exported backbone loads into ``timm.create_model``.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+from torch import Tensor, nn, no_grad
+
+from terrasieve import keyed
+from terrasieve.errors import UserError
+from terrasieve.nn import weights
+from terrasieve.nn.encoder import Encoder, initialise
+from terrasieve.nn.encoder_settings import EncoderSettings, Pool, is_vit
+
+
+class ConvEncoder(nn.Module):
+    """A timm backbone, its last feature map averaged.
+
+    Attributes:
+        vit: the timm model, under the name that it has in ``Encoder``; ``vit.state_dict()`` is what is exported.
+        width: of the features.
+        arguments: what ``timm.create_model`` was given beside the name.
+    """
+
+    def __init__(self, settings: EncoderSettings, channels: int, size_px: tuple[int, int], seed: int = 0) -> None:
+        """Build the backbone with weights drawn from ``seed``.
+
+        Args:
+            settings: name and weights; ``patch_px``, ``depth`` and ``drop_path`` are a ViT's and must be left out.
+            channels: number of bands.
+            size_px: height and width of the images; backbones that depend on it (Swin) are built for it.
+            seed: of the initial weights.
+
+        Raises:
+            UserError: if timm cannot build it, or the weights to begin with cannot be had or do not fit.
+        """
+        super().__init__()
+        self.name = settings.name
+        self.arguments: dict[str, Any] = {"in_chans": channels, "global_pool": "avg"}
+        if timm.get_pretrained_cfg_value(settings.name, "fixed_input_size"):
+            self.arguments["img_size"] = list(size_px)
+        if settings.weights == "imagenet":
+            self.vit = weights.pretrained(settings.name, self.arguments)
+        else:
+            try:
+                self.vit = timm.create_model(settings.name, num_classes=0, **self.arguments)
+            except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+                raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
+        self.width = int(cast(int, getattr(self.vit, "head_hidden_size", self.vit.num_features)))
+        if settings.weights is None:
+            _initialise(self.vit, seed)
+        elif settings.weights != "imagenet":
+            _load(self.vit, settings)
+
+    def features(self, images_BCHW: Tensor, pool: Pool = "mean") -> Tensor:
+        """Compute one vector per image: (B, C, H, W) normalised -> (B, D), of images of any size that timm takes.
+
+        Raises:
+            UserError: if a class token is asked for.
+        """
+        if pool != "mean":
+            raise UserError(f"pool {pool!r}: {self.name} has no class token; use mean.")
+        features: Tensor = self.vit(images_BCHW)
+        return features
+
+
+def encoder_of(
+    settings: EncoderSettings, channels: int, size_px: tuple[int, int], seed: int = 0
+) -> Encoder | ConvEncoder:
+    """Build the encoder that a name of timm's asks for: a ViT over patches, or any other backbone as it is."""
+    kind = Encoder if is_vit(settings.name) else ConvEncoder
+    return kind(settings, channels, size_px, seed)
+
+
+def _initialise(model: nn.Module, seed: int) -> None:
+    """Draw convolutions as ResNets do (Kaiming normal, fan-out; He et al. 2015), the rest as ``initialise`` does.
+
+    What timm sets to constants (scales of norms, layer scales) stays.
+    """
+    initialise(model, seed, "encoder")
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            draw = keyed.generator(seed, f"weights/encoder/{path}.weight")
+            with no_grad():
+                module.weight.normal_(std=math.sqrt(2 / fan_out), generator=draw)
+
+
+def _load(model: nn.Module, settings: EncoderSettings) -> None:
+    """Load weights of ours, all of them.
+
+    Raises:
+        UserError: if they are of another backbone or number of bands.
+    """
+    found = weights.find(Path(str(settings.weights)))
+    mine = model.state_dict()
+    wrong = sorted(
+        key
+        for key in {*found.state, *mine}
+        if key not in mine or key not in found.state or mine[key].shape != found.state[key].shape
+    )
+    if wrong:
+        raise UserError(
+            f"encoder.weights: {found.path} does not fit {settings.name}: {len(wrong)} tensors are missing, surplus or "
+            f"of another shape, {wrong[0]} among them; set encoder.name={found.name or 'the one that they are of'} and "
+            "the same image.bands."
+        )
+    model.load_state_dict(found.state)
