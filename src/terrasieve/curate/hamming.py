@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 from terrasieve.errors import UserError
 
 MAX_DISTANCE = 10
-_LIMIT = 2048  # buckets beyond this are searched by component
+_LIMIT = 512  # buckets beyond this are searched by component
 _MOST_BLOCKS = 6
 
 
@@ -247,6 +247,22 @@ def _against(
 
 
 @numba.njit(cache=True, nogil=True)
+def _largest(rows: np.ndarray, first: int, parent: np.ndarray) -> tuple[int, int]:
+    """Return the root and the size of the largest group among those of a few rows from all over the bucket."""
+    roots = np.empty(len(rows), parent.dtype)
+    for i in range(first, len(rows)):
+        roots[i] = _find(parent, rows[i])
+    lead, most = 0, 0
+    for trial in range(first, len(rows), (len(rows) - first) // 8):
+        size = 0
+        for i in range(first, len(rows)):
+            size += roots[i] == roots[trial]
+        if size > most:
+            most, lead = size, roots[trial]
+    return lead, most
+
+
+@numba.njit(cache=True, nogil=True)
 def _large(
     hashes: np.ndarray, rows: np.ndarray, distance: int, parent: np.ndarray, found: np.ndarray, count: int
 ) -> int:
@@ -257,16 +273,11 @@ def _large(
     """
     first, n, limit = 0, len(rows), np.uint64(distance)
     while n - first > _LIMIT:
-        step = max((n - first) // 8, 1)
-        for trial in range(first, n, step):  # a few members from all over the bucket find the cluster
-            count = _against(hashes, rows, trial, first, n, distance, parent, found, count)
-        lead, most = 0, 0
-        for trial in range(first, n, step):
-            root, size = _find(parent, rows[trial]), 0
-            for j in range(first, n):
-                size += _find(parent, rows[j]) == root
-            if size > most:
-                most, lead = size, root
+        lead, most = _largest(rows, first, parent)
+        if most < (n - first) // 2:  # else an earlier pass has united the cluster
+            for trial in range(first, n, (n - first) // 8):  # a few members from all over the bucket find the cluster
+                count = _against(hashes, rows, trial, first, n, distance, parent, found, count)
+            lead, most = _largest(rows, first, parent)
         if most < (n - first) // 32:  # no cluster: all with all
             break
         inside = first
