@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from terrasieve.recipe import Recipe
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch starts its threads
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every subprocess compiles torch anew
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; Ctrl-C is tested, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(os.environ.get("TERRASIEVE_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")).resolve()
 
 
