@@ -101,10 +101,11 @@ def test_batches_are_the_same_wherever_they_are_read(shards: Path, tmp_path: Pat
 def fetched(cache: ShardCache, uri: str, path: Path) -> str:
     """Ask for an image until its shard is here."""
     deadline = time.monotonic() + 20
-    while not path.exists():
-        assert cache.near(uri) == uri and time.monotonic() < deadline
+    while (near := cache.near(uri)) == uri:
+        assert time.monotonic() < deadline
         time.sleep(0.002)
-    return cache.near(uri)
+    assert path.exists()
+    return near
 
 
 def test_shards_are_fetched_once_and_let_go(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
