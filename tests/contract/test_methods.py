@@ -198,6 +198,7 @@ def test_pixels_without_data_have_no_say() -> None:
     assert (chosen.kept_BK[:, : rich.seeds] % 6 <= 2).all(), "seeds stand on real ground"
 
 
+@pytest.mark.slow
 @variants
 def test_overfits_eight_chips(variant: dict[str, Any]) -> None:
     method, batch = method_of(variant, (32, 32)), batch_for(variant, 8, (32, 32))
