@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import audit, bench, curate, datasheet, overlaps, redundancy, review, shard, steps, subset
+from terrasieve.commands import (
+    audit,
+    bench,
+    curate,
+    datasheet,
+    overlaps,
+    redundancy,
+    review,
+    shard,
+    split,
+    steps,
+    subset,
+)
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -115,7 +127,9 @@ def index(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     task: Annotated[str, typer.Option(help="folder:PATH (class folders) or manifest:PATH.")],
-    split: Annotated[str | None, typer.Option(help="CSV with path and split, or random:0.8.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="CSV with path and split, random:0.8, blocks:2,buffer_km=10 or regions:8.")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="Comma-separated: knn, linear.")] = "knn,linear",
     pool: Annotated[str, typer.Option(help="mean (patch tokens) or cls.")] = "mean",
     seed: Annotated[int, typer.Option(help="Of the probe and of the intervals.")] = 0,
@@ -198,6 +212,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (shard.shard, shard.EXAMPLES),
     (datasheet.datasheet, datasheet.EXAMPLES),
     (subset.subset, subset.EXAMPLES),
+    (split.split, split.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:
     app.command(epilog=_examples)(_command)
