@@ -50,58 +50,61 @@ def too_near(places: Places, rows: Rows, held: Rows, buffer_km: float) -> Near:
         held: held out; all have places.
         buffer_km: at 0 only the same ground is too near.
     """
-    by, km = np.full(len(rows), -1), np.full(len(rows), np.nan)
-    if len(rows) and len(held):
-        xyz = unit_vectors(places.centre)
-        radius_km = np.maximum(places.radius_m.astype(np.float64) * 1.000001, 0) / 1000
-        level = np.floor(np.log(np.maximum(radius_km[held], SAME_KM)) / np.log(_CLASS))
-        for size in np.unique(level):
-            some = held[level == size]
-            tree = cKDTree(xyz[some])
-            left = np.flatnonzero(by < 0)
-            _by_nearest(places, xyz, radius_km, tree, some, rows, left, buffer_km, by, km)
-            left = left[by[left] < 0]
-            reach_km = buffer_km + radius_km[rows[left]] + radius_km[some].max()
-            if radius_km[some].max() > 0 or (radius_km[rows[left]] > 0).any():
-                _by_outline(places, xyz, radius_km, tree, some, rows, left, reach_km, buffer_km, by, km)
-    found = np.flatnonzero(by >= 0)
+    search = _Search(places, rows, buffer_km)
+    level = np.floor(np.log(np.maximum(search.radius_km[held], SAME_KM)) / np.log(_CLASS))
+    for size in np.unique(level):
+        some = held[level == size]
+        tree = cKDTree(search.xyz[some])
+        search.by_nearest(tree, some)
+        search.by_outline(tree, some)
+    found = np.flatnonzero(search.by >= 0)
     order = found[np.argsort(rows[found], kind="stable")]
-    return Near(rows[order], by[order], km[order])
+    return Near(rows[order], search.by[order], search.km[order])
 
 
-def _by_nearest(
-    places: Places, xyz: Floats, radius_km: Floats, tree: cKDTree, some: Rows, rows: Rows, left: Rows,
-    buffer_km: float, by: Rows, km: Floats,
-) -> None:  # fmt: skip
-    """Judge rows by the held-out row with the nearest centre, which settles nearly all of them."""
-    chord, which = tree.query(xyz[rows[left]])
-    apart_km = _along(chord)
-    partner = some[which]
-    near = apart_km < max(buffer_km, SAME_KM)
-    close = apart_km < buffer_km + radius_km[rows[left]] + radius_km[partner]
-    compared = np.flatnonzero(close)
-    gap_km, shared = gaps(places, rows[left[compared]], partner[compared])
-    apart_km[compared] = gap_km
-    near[compared] |= (gap_km < buffer_km) | (shared >= SHARED)
-    by[left[near]], km[left[near]] = partner[near], apart_km[near]
+class _Search:
+    """Rows to be judged, and for each of them the held-out row for which it is too near (-1) and how near."""
 
+    def __init__(self, places: Places, rows: Rows, buffer_km: float) -> None:
+        self.places, self.rows, self.buffer_km = places, rows, buffer_km
+        self.xyz = unit_vectors(places.centre)
+        self.radius_km = np.maximum(places.radius_m.astype(np.float64) * 1.000001, 0) / 1000  # NaN stays
+        self.by, self.km = np.full(len(rows), -1), np.full(len(rows), np.nan)
 
-def _by_outline(
-    places: Places, xyz: Floats, radius_km: Floats, tree: cKDTree, some: Rows, rows: Rows, left: Rows,
-    reach_km: Floats, buffer_km: float, by: Rows, km: Floats,
-) -> None:  # fmt: skip
-    """Judge rows by all held-out rows whose outlines may reach so far."""
-    for part, first, second in _candidates(tree, xyz[rows[left]], _chord(reach_km)):
-        one, two = rows[left[part[first]]], some[second]
-        apart_km = _along(np.linalg.norm(xyz[one] - xyz[two], axis=1))
-        maybe = np.flatnonzero(apart_km < buffer_km + radius_km[one] + radius_km[two])
-        first, one, two = first[maybe], one[maybe], two[maybe]
-        gap_km, shared = gaps(places, one, two)
-        near = np.flatnonzero((gap_km < buffer_km) | (shared >= SHARED))
-        near = near[np.lexsort((gap_km[near], first[near]))]
-        each, begin = np.unique(first[near], return_index=True)
-        here = left[part[each]]
-        by[here], km[here] = two[near[begin]], gap_km[near[begin]]
+    def by_nearest(self, tree: cKDTree, some: Rows) -> None:
+        """Judge rows by the held-out row with the nearest centre, which settles nearly all of them."""
+        left = np.flatnonzero(self.by < 0)
+        rows = self.rows[left]
+        radius_km = self.radius_km[rows]
+        farthest_km = max(self.buffer_km, SAME_KM) + radius_km.max(initial=0) + self.radius_km[some].max()
+        # Without a bound, a query from afar would open much of the tree.
+        chord, which = tree.query(self.xyz[rows], distance_upper_bound=_chord(farthest_km))
+        within = np.isfinite(chord)
+        left, rows, partner, apart_km = left[within], rows[within], some[which[within]], _along(chord[within])
+        near = apart_km < max(self.buffer_km, SAME_KM)
+        close = np.flatnonzero(apart_km < self.buffer_km + radius_km[within] + self.radius_km[partner])
+        apart_km[close], shared = gaps(self.places, rows[close], partner[close])
+        near[close] |= (apart_km[close] < self.buffer_km) | (shared >= SHARED)
+        self.by[left[near]], self.km[left[near]] = partner[near], apart_km[near]
+
+    def by_outline(self, tree: cKDTree, some: Rows) -> None:
+        """Judge rows by all held-out rows whose outlines may reach so far."""
+        left = np.flatnonzero(self.by < 0)
+        radius_km, largest_km = self.radius_km[self.rows[left]], self.radius_km[some].max()
+        if largest_km + radius_km.max(initial=0) == 0:
+            return
+        reach = _chord(self.buffer_km + radius_km + largest_km)
+        for part, first, second in _candidates(tree, self.xyz[self.rows[left]], reach):
+            one, two = self.rows[left[part[first]]], some[second]
+            apart_km = _along(np.linalg.norm(self.xyz[one] - self.xyz[two], axis=1))
+            maybe = np.flatnonzero(apart_km < self.buffer_km + self.radius_km[one] + self.radius_km[two])
+            first, one, two = first[maybe], one[maybe], two[maybe]
+            gap_km, shared = gaps(self.places, one, two)
+            near = np.flatnonzero((gap_km < self.buffer_km) | (shared >= SHARED))
+            near = near[np.lexsort((gap_km[near], first[near]))]
+            each, begin = np.unique(first[near], return_index=True)
+            here = left[part[each]]
+            self.by[here], self.km[here] = two[near[begin]], gap_km[near[begin]]
 
 
 def _candidates(tree: cKDTree, points: Floats, reach: Floats) -> Iterator[tuple[Rows, Rows, Rows]]:
@@ -164,6 +167,6 @@ def _along(chord: Floats) -> Floats:
     return np.asarray(2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_KM)
 
 
-def _chord(km: Floats) -> Floats:
+def _chord(km: Floats | float) -> Floats:
     """Turn kilometres along the sphere into chords, a hair longer."""
     return np.asarray(2 * np.sin(np.minimum(km / EARTH_RADIUS_KM, np.pi) / 2) * (1 + 1e-9) + 1e-12)
