@@ -94,6 +94,25 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
 
 def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     """Divide the images of a manifest, which have masks."""
+    table, images, masks, split, notes = masked_images(task, bands)
+    split, more = with_validation(split, None)
+    rows = _rows_by_part(task, split)
+    _look_into(masks)
+    return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
+
+
+def masked_images(
+    task: TaskSettings, bands: tuple[str, ...] | None
+) -> tuple[pa.Table, Images, Masks, list[str], list[str]]:
+    """Find the images of a manifest and their masks.
+
+    Args:
+        task: with ``masks``.
+        bands: to be read; None = what all images have.
+
+    Returns:
+        Manifest, images and masks row by row, train, val or test of each, and notes.
+    """
     assert task.masks is not None
     prefix, path = tasks.parse(task.data)
     if prefix != "manifest":
@@ -110,11 +129,7 @@ def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     split, chosen = _split_rows(table, None if spatial else task.split, path.parent, notes)
     table = table.take(pa.array(chosen))
     images = imagery.from_table(table, bands)
-    split, more = with_validation(split, None)
-    rows = _rows_by_part(task, split)
-    masks = find_masks(images, task.masks)
-    _look_into(masks)
-    return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
+    return table, images, find_masks(images, task.masks), split, notes
 
 
 def _look_into(masks: Masks) -> None:

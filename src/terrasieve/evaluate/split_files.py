@@ -82,10 +82,10 @@ class Written:
             what = f"nearer than {buffer_km:g} km to held-out ones" if buffer_km else "that show held-out ground"
             return f"no training images {what}"
         ground = int((near.km == 0).sum())
-        words = f"{len(near.rows):,} images of train and val are left out: "
+        words = f"{len(near.rows):,} image(s) of train and val are left out: "
         if not buffer_km:
             return words + "they show held-out ground"
-        return f"{words}nearer than {buffer_km:g} km to held-out ones, {ground:,} of them on the same ground"
+        return f"{words}nearer than {buffer_km:g} km to held-out ones, {ground:,} of them touch or overlap one"
 
 
 def split_rows(kept: pa.Table, settings: SplitSettings) -> Written:

@@ -185,7 +185,7 @@ def blocks(centre_N2: NDArray[np.float64], block_deg: float) -> NDArray[np.uint6
     middle = np.radians(np.clip((band + 0.5) * block_deg - 90, -90, 90))
     columns = np.maximum(np.round(360 * np.cos(middle) / block_deg), 1)
     column = np.minimum(np.floor((centre_N2[:, 0] + 180) % 360 / 360 * columns), columns - 1)
-    return band.astype(np.uint64) << np.uint64(32) | column.astype(np.uint64)
+    return np.asarray(band.astype(np.uint64) << np.uint64(32) | column.astype(np.uint64))
 
 
 def _blocks(centre_N2: NDArray[np.float64], block_deg: float | None) -> tuple[Ints, NDArray[np.uint64], float]:
