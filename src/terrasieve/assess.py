@@ -216,6 +216,27 @@ def _features(
     return dict(zip([*encoders, RAW_PIXELS], parts, strict=True)), order
 
 
+def features_beside(
+    run: Path, table: pa.Table, *, workers: int = 1, on_images: Callable[[int, int], None] | None = None
+) -> dict[str, Tensor]:
+    """Compute features of a manifest's kept images by a run's encoder, the same untrained, and as raw pixels.
+
+    Args:
+        run: folder of the run.
+        table: of ``manifest.SCHEMA``; its kept rows need the bands of the run.
+        workers: reading processes.
+        on_images: called with images done and their total.
+
+    Returns:
+        Name -> (kept rows, D) float32, in the manifest's order.
+    """
+    settings, encoder = load_run(run)
+    images = imagery.from_table(table, settings.image.bands)
+    encoders = {PRETRAINED: encoder, RANDOM_INIT: _encoder(settings)}
+    features, order = _features(images, settings, encoders, "mean", workers, on_images)
+    return {name: values[order.argsort()] for name, values in features.items()}
+
+
 def embed_run(
     run: Path, table: pa.Table, *, workers: int = 1, on_images: Callable[[int, int], None] | None = None
 ) -> np.ndarray:

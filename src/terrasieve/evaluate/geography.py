@@ -110,6 +110,49 @@ def geographic_correlation(
     return Correlation(float(correlations[0]), float(low), float(high), int(usable_n.sum()), pairs)
 
 
+class Falling(NamedTuple):
+    """How alike images are, by how far apart they lie.
+
+    Attributes:
+        edges_km: (bins + 1,) ascending; every bin has as many pairs.
+        percentile: (bins,) mean percentile of the pairs' similarity among all pairs; 50 where place does not matter.
+    """
+
+    edges_km: np.ndarray
+    percentile: np.ndarray
+
+
+def similarity_by_distance(
+    features_ND: Tensor, lon: ArrayLike, lat: ArrayLike, max_km: float = MAX_KM, *, bins: int = 12, seed: int = 0
+) -> Falling | None:
+    """Rank all pairs within ``max_km`` by cosine similarity and average the ranks by distance.
+
+    Args:
+        features_ND: any scale; of more than 1,000 images so many are drawn by key.
+        lon, lat: (N,) degrees, finite.
+        max_km: farther pairs are left out.
+        bins: of as many pairs each.
+        seed: of the draw.
+
+    Returns:
+        None with fewer than two pairs a bin.
+    """
+    lon, lat = np.asarray(lon, np.float64), np.asarray(lat, np.float64)
+    rows = np.sort(numpy_generator(seed, "similarity_by_distance", len(lon)).permutation(len(lon))[: MOST // 2])
+    unit_nD = normalize(features_ND[torch.from_numpy(rows)].double(), dim=1)
+    place = (torch.from_numpy(lon[rows]), torch.from_numpy(lat[rows]))
+    above = torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1)
+    km, cosine = distance_km(*place, *place)[above].numpy(), (unit_nD @ unit_nD.T)[above].numpy()
+    km, cosine = km[km <= max_km], cosine[km <= max_km]
+    if len(km) < 2 * bins:
+        return None
+    percentile = np.empty(len(km))
+    percentile[np.argsort(cosine, kind="stable")] = np.linspace(0, 100, len(km))
+    parts = np.array_split(np.argsort(km, kind="stable"), bins)
+    edges = [km[parts[0][0]], *(km[part[-1]] for part in parts)]
+    return Falling(np.array(edges), np.array([percentile[part].mean() for part in parts]))
+
+
 def _ranks(values_nn: Tensor, counted_nn: Tensor) -> Tensor:
     """Rank what is counted of each row, 1 = the smallest; the rest is 0."""
     ranks: Tensor = torch.where(counted_nn, hard_rank(values_nn.masked_fill(~counted_nn, torch.inf)), 0)
@@ -161,12 +204,12 @@ def read(path: Path) -> dict[str, Correlation]:
     return {name: Correlation(**numbers) for name, numbers in content["encoders"].items()}
 
 
-def rich_table(found: Mapping[str, Correlation], max_km: float = MAX_KM) -> Table:
+def rich_table(found: Mapping[str, Correlation], max_km: float = MAX_KM, of: str = "test") -> Table:
     """Lay correlations out for the terminal, a row per encoder."""
     from rich.table import Table
 
     first = next(iter(found.values()))
-    table = Table(title=f"near places look alike? {first.images:,} test images, {first.pairs:,} pairs <= {max_km:g} km")
+    table = Table(title=f"near places look alike? {first.images:,} {of} images, {first.pairs:,} pairs <= {max_km:g} km")
     table.add_column("encoder")
     table.add_column("rank correlation of similarity with distance", justify="right")
     for name, one in found.items():
