@@ -17,6 +17,7 @@ from terrasieve import assess, keyed
 from terrasieve import manifest as manifests
 from terrasieve.errors import UserError
 from terrasieve.evaluate import geography
+from terrasieve.recipe import Recipe
 from terrasieve.report.geography_page import Located, write_geography_page
 
 MOST = 50_000
@@ -67,6 +68,7 @@ def write_map(
     features = assess.features_beside(run, chosen, workers=workers, on_images=on_images)
     test = np.flatnonzero(pc.fill_null(pc.equal(chosen["split"], "test"), False).to_numpy())
     judged = test if len(test) else np.arange(len(rows))
+    notes += _seen(run, chosen["id"].take(pa.array(test)))
     lon, lat = lon[rows], lat[rows]
     of_judged = {name: values[torch.from_numpy(judged)] for name, values in features.items()}
     place = (lon[judged], lat[judged], max_km)
@@ -84,3 +86,17 @@ def write_map(
     )
     write_geography_page(output, run.resolve().name, manifest.name, located)
     return located
+
+
+def _seen(run: Path, test: pa.ChunkedArray) -> list[str]:
+    """Say how many test images the run was trained on; nothing where its manifest is gone."""
+    settings, _ = assess.load_run(run)
+    try:
+        table = manifests.read(settings.data, ["id", "keep"]) if isinstance(settings, Recipe) else None
+    except UserError:
+        return []
+    if table is None:
+        return []
+    trained = table.filter(pc.fill_null(table["keep"], False))["id"]
+    count = pc.sum(pc.is_in(test, trained.combine_chunks())).as_py() or 0
+    return [f"{count:,} of {len(test):,} test images are among those of training."] if count else []

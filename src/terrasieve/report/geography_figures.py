@@ -1,8 +1,8 @@
 """Figures of the page on geography as SVG: images on the map and among their features, how alike they are.
 
 Used by ``geography_page``. Two colours tell of two things: on the map the first three principal components of the
-features, among the features the place, by its corner of the map. Every image is a dot; thousands are painted into one
-picture. No script, no font, no request.
+features, among the features the place (hue from west to east, light from south to north). Every image is a dot;
+thousands are painted into one picture. No script, no font, no request.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ DOTS = 4000  # more are painted
 CELL_PX = 2.5  # of what is painted
 SPACE_PX = 620
 WIDE_PX, TALL_PX, LEFT_PX, RIGHT_PX = 1000, 330, 62, 150
-# North-west, north-east, south-west, south-east; each is read on white as on black.
-CORNERS = np.array([[[48, 104, 214], [204, 62, 160]], [[22, 150, 110], [236, 148, 30]]], np.float64)
+_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
 Floats = NDArray[np.float64]
 
 
@@ -36,11 +41,29 @@ def component_colours(components_N3: Floats) -> Floats:
 
 
 def place_colours(lon: Floats, lat: Floats) -> Floats:
-    """Turn places into colours by where they lie between the four corners of the map, (N, 3) in 0 to 255."""
-    x, y = ((v - v.min()) / max(float(np.ptp(v)), 1e-12) for v in (lon, -lat))
-    x, y = x[:, None], y[:, None]
-    north, south = (CORNERS[row, 0] * (1 - x) + CORNERS[row, 1] * x for row in (0, 1))
-    return np.asarray(north * (1 - y) + south * y)
+    """Turn places into colours, (N, 3) in 0 to 255: hue from west to east, light from south to north.
+
+    Around the whole Earth hues close at the antimeridian. Equal steps look equal (OKLCH, Ottosson 2020).
+    """
+    around = np.ptp(lon) > 300
+    east, north = (lon + 180) / 360 if around else _spread(lon) * 0.8, _spread(lat)
+    hue, light, chroma = 2 * np.pi * (east + 0.06), 0.52 + 0.28 * north, 0.15
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    lms = np.stack(
+        [
+            light + 0.3963377774 * a + 0.2158037573 * b,
+            light - 0.1055613458 * a - 0.0638541728 * b,
+            light - 0.0894841775 * a - 1.2914855480 * b,
+        ]
+    )
+    rgb = _TO_RGB @ lms**3
+    return np.asarray(
+        255 * np.clip(np.where(rgb > 0.0031308, 1.055 * np.maximum(rgb, 0) ** (1 / 2.4) - 0.055, 12.92 * rgb), 0, 1)
+    ).T
+
+
+def _spread(values: Floats) -> Floats:
+    return np.asarray((values - values.min()) / max(float(np.ptp(values)), 1e-12))
 
 
 def world(lon: Floats, lat: Floats, colours_N3: Floats) -> str:
@@ -62,12 +85,12 @@ def is_wide(lon: Floats, lat: Floats) -> bool:
     return frame.width > 1.4 * frame.height
 
 
-def space(components_N2: Floats, colours_N3: Floats, shares: Sequence[float]) -> str:
+def space(components_N2: Floats, lon: Floats, lat: Floats, shares: Sequence[float]) -> str:
     """Draw images in the plane of the first two principal components of their features, one scale for both.
 
     Args:
         components_N2: first and second component.
-        colours_N3: 0 to 255.
+        lon, lat: degrees, give the colours.
         shares: of the variance, for the axes' names.
     """
     low, high = np.quantile(components_N2, [0.002, 0.998], axis=0)
@@ -80,8 +103,11 @@ def space(components_N2: Floats, colours_N3: Floats, shares: Sequence[float]) ->
         for axis, column in zip((across, up), components_N2.T, strict=True)
     )
     side = SPACE_PX - 8
-    body = [f'<rect class="sea" x="8" y="8" width="{side}" height="{side}"/>', *_dots(x, y, colours_N3, side * side)]
-    body += _key(SPACE_PX - 104, 20)
+    body = [
+        f'<rect class="sea" x="8" y="8" width="{side}" height="{side}"/>',
+        *_dots(x, y, place_colours(lon, lat), side * side),
+    ]
+    body += _key(SPACE_PX - 112, 14, lon, lat)
     said = f"component 1, {100 * shares[0]:.0f} % of the variance; upwards component 2, {100 * shares[1]:.0f} %"
     body.append(f'<text x="{8 + side / 2:.0f}" y="{SPACE_PX + 22}" text-anchor="middle">{said}</text>')
     return _svg(SPACE_PX + 8, SPACE_PX + 34, f"{len(x)} images by their features, coloured by place", body)
@@ -155,14 +181,14 @@ def _painted(x: Floats, y: Floats, colours_N3: Floats) -> str:
     return _image(picture, left, top, width * CELL_PX, height * CELL_PX, "image-rendering:pixelated")
 
 
-def _key(x: float, y: float) -> list[str]:
+def _key(x: float, y: float, lon: Floats, lat: Floats) -> list[str]:
     """Draw which place has which colour."""
-    side = np.linspace(0, 1, 24)
-    lon, lat = np.meshgrid(side, -side)
-    colours = np.rint(place_colours(lon.ravel(), lat.ravel())).astype(np.uint8)
-    names = (("N", 37, 9), ("S", 37, 79), ("W", -9, 43), ("E", 83, 43))
+    across, down = np.linspace(lon.min(), lon.max(), 48), np.linspace(lat.max(), lat.min(), 32)
+    colours = np.rint(place_colours(*(v.ravel() for v in np.meshgrid(across, down)))).astype(np.uint8)
+    names = (("N", 50, 15), ("S", 50, 86), ("W", 7, 51), ("E", 94, 51))
     return [
-        _image(Image.fromarray(colours.reshape(24, 24, 3)), x, y + 14, 74, 50),
+        f'<rect class="under" x="{x}" y="{y}" width="102" height="92" rx="5"/>',
+        _image(Image.fromarray(colours.reshape(32, 48, 3)), x + 17, y + 21, 67, 50),
         *(f'<text x="{x + dx}" y="{y + dy}" text-anchor="middle">{name}</text>' for name, dx, dy in names),
     ]
 

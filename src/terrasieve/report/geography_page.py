@@ -78,7 +78,6 @@ def write_geography_page(path: Path, name: str, made_of: str, located: Located) 
         located: images; at least one.
     """
     lon, lat = located.lon, located.lat
-    places = figures.place_colours(lon, lat)
     shown: list[dict[str, Any]] = []
     for encoder in (PRETRAINED, RANDOM_INIT):
         components, shares = principal(located.features[encoder])
@@ -86,8 +85,9 @@ def write_geography_page(path: Path, name: str, made_of: str, located: Located) 
         shown.append(
             {
                 "title": NAMES[encoder].capitalize(),
+                "correlation": located.correlations.get(encoder),
                 "map": Markup(figures.world(lon, lat, figures.component_colours(components))),
-                "space": Markup(figures.space(components[:, :2], places, shares.tolist())),
+                "space": Markup(figures.space(components[:, :2], lon, lat, shares.tolist())),
                 "shares": ", ".join(f"{100 * share:.0f}" for share in shares),
             }
         )
