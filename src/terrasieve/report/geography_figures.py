@@ -76,13 +76,14 @@ def world(lon: Floats, lat: Floats, colours_N3: Floats) -> str:
     frame = maps.Frame(lon, lat)
     x, y = (np.array([axis(v) for v in values.tolist()]) for axis, values in ((frame.across, lon), (frame.up, lat)))
     body = frame.graticule() + _dots(x, y, colours_N3, frame.width * frame.height)
-    return frame.svg(f"{len(lon)} images by place, coloured by their features", body, 34)
+    drawn = frame.svg(f"{len(lon)} images by place, coloured by their features", body, 34)
+    return drawn.replace(f'viewBox="0 0 {maps.WIDE_PX} ', f'viewBox="-24 0 {maps.LEFT_PX + frame.width + 36:.0f} ')
 
 
-def is_wide(lon: Floats, lat: Floats) -> bool:
-    """Tell whether a map is much wider than high, and so needs more room than the features beside it."""
+def aspect(lon: Floats, lat: Floats) -> float:
+    """Return how many times as wide as high the map is."""
     frame = maps.Frame(lon, lat)
-    return frame.width > 1.4 * frame.height
+    return frame.width / frame.height
 
 
 def space(components_N2: Floats, lon: Floats, lat: Floats, shares: Sequence[float]) -> str:
@@ -107,7 +108,9 @@ def space(components_N2: Floats, lon: Floats, lat: Floats, shares: Sequence[floa
         f'<rect class="sea" x="8" y="8" width="{side}" height="{side}"/>',
         *_dots(x, y, place_colours(lon, lat), side * side),
     ]
-    body += _key(SPACE_PX - 112, 14, lon, lat)
+    corners = [(left, top) for top in (14, SPACE_PX - 116) for left in (SPACE_PX - 118, 14)]
+    covered = [int(((x > a) & (x < a + 112) & (y > b) & (y < b + 96)).sum()) for a, b in corners]
+    body += _key(*corners[int(np.argmin(covered))], lon, lat)
     said = f"component 1, {100 * shares[0]:.0f} % of the variance; upwards component 2, {100 * shares[1]:.0f} %"
     body.append(f'<text x="{8 + side / 2:.0f}" y="{SPACE_PX + 22}" text-anchor="middle">{said}</text>')
     return _svg(SPACE_PX + 8, SPACE_PX + 34, f"{len(x)} images by their features, coloured by place", body)
@@ -185,10 +188,10 @@ def _key(x: float, y: float, lon: Floats, lat: Floats) -> list[str]:
     """Draw which place has which colour."""
     across, down = np.linspace(lon.min(), lon.max(), 48), np.linspace(lat.max(), lat.min(), 32)
     colours = np.rint(place_colours(*(v.ravel() for v in np.meshgrid(across, down)))).astype(np.uint8)
-    names = (("N", 50, 15), ("S", 50, 86), ("W", 7, 51), ("E", 94, 51))
+    names = (("N", 56, 15), ("S", 56, 88), ("W", 11, 51), ("E", 101, 51))
     return [
-        f'<rect class="under" x="{x}" y="{y}" width="102" height="92" rx="5"/>',
-        _image(Image.fromarray(colours.reshape(32, 48, 3)), x + 17, y + 21, 67, 50),
+        f'<rect class="under" x="{x}" y="{y}" width="112" height="96" rx="5"/>',
+        _image(Image.fromarray(colours.reshape(32, 48, 3)), x + 22, y + 21, 67, 50),
         *(f'<text x="{x + dx}" y="{y + dy}" text-anchor="middle">{name}</text>' for name, dx, dy in names),
     ]
 

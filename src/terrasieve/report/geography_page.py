@@ -98,7 +98,7 @@ def write_geography_page(path: Path, name: str, made_of: str, located: Located) 
         name=name,
         made_of=made_of,
         shown=shown,
-        wide=figures.is_wide(lon, lat),
+        ratio=float(np.clip(figures.aspect(lon, lat), 0.8, 1.75)),
         images=len(lon),
         rows=[(NAMES[name], one) for name, one in located.correlations.items()],
         falling=Markup(figures.falling(falling)) if falling else None,
