@@ -123,14 +123,17 @@ def pretrain(
 def _groups(
     settings: Recipe, table: pa.Table, images: imagery.Images, run: Path, on_note: Callable[[str], None] | None
 ) -> Groups | None:
-    """Find the images' neighbours, if the method looks at them, and say what was found."""
-    if getattr(METHODS[settings.method.name], "views", 1) != "neighbours":
+    """Find the images' neighbours, or their other dates, if the method looks at them, and say what was found."""
+    pairs, dates = settings.pairs, getattr(settings.method, "views_from", "same_image") == "same_place"
+    if dates:
+        pairs = pairs.model_copy(update={"kinds": ("same_place",)})
+    elif getattr(METHODS[settings.method.name], "views", 1) != "neighbours":
         return None
-    groups = Groups.of(table, settings.pairs, getattr(settings.method, "images", 2), settings.seed)
+    groups = Groups.of(table, pairs, getattr(settings.method, "images", 2), settings.seed)
     if on_note:
         found = survey.take(groups, images.windows, settings.image, settings.seed)
         folder.write_json(run / "neighbours.json", found)
-        for note in survey.notes(found):
+        for note in survey.notes(found, dates):
             on_note(note)
     return groups
 

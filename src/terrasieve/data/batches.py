@@ -132,6 +132,7 @@ class PlacedBatches:
         weights = weights_of(lon_deg, lat_deg, settings.cell_km, settings.balance)
         radius_km = settings.radius_km if isinstance(settings, RegionalBatches) else settings.cell_km
         self.regions = Regions(lon_deg, lat_deg, radius_km, weights)
+        self._taken = np.zeros(len(lon_deg), bool)  # by the batch that is being drawn
         self.refused = 0  # centres around which there were too few images, so far
         self.centres = 0
         if self.rows.any() and not self.regions.placed:
@@ -155,28 +156,34 @@ class PlacedBatches:
         elif rest:
             keys[~self.rows, 1] = self._anywhere(draw, rest)
         if isinstance(self.settings, RegionalBatches):
-            taken = keys[~self.rows, 1]
-            sizes = np.diff(np.linspace(0, int(self.rows.sum()), self.settings.regions + 1).astype(int))
-            for size in sizes.tolist():
-                taken = np.concatenate([taken, self._somewhere(draw, size, taken)])
-            keys[self.rows, 1] = taken[rest:]
+            self._taken[keys[~self.rows, 1]] = True
+            keys[self.rows, 1] = self._regional(draw, self.settings.regions)
+            self._taken[keys[:, 1]] = False
         return [(epoch, row) for epoch, row in keys.tolist()]
+
+    def _regional(self, draw: np.random.Generator, regions: int) -> np.ndarray:
+        """Draw the images of all regions, none twice; the regions' rows differ by one at most."""
+        parts = []
+        for size in np.diff(np.linspace(0, int(self.rows.sum()), regions + 1).astype(int)).tolist():
+            parts.append(self._somewhere(draw, size))
+            self._taken[parts[-1]] = True
+        return np.concatenate(parts)
 
     def _anywhere(self, draw: np.random.Generator, size: int) -> np.ndarray:
         """Draw from all images; a batch larger than the data takes them all, as often as needed."""
         everything, parts = self.regions.everything(), []
         most = int(everything[0, 1])
         for start in range(0, size, most):
-            part = self.regions.draw(draw, everything, min(most, size - start), np.empty(0, np.int64))
+            part = self.regions.draw(draw, everything, min(most, size - start), self._taken)
             assert part is not None
             parts.append(part)
         return np.concatenate(parts)
 
-    def _somewhere(self, draw: np.random.Generator, size: int, taken: np.ndarray) -> np.ndarray:
+    def _somewhere(self, draw: np.random.Generator, size: int) -> np.ndarray:
         """Draw a region that holds enough images which the batch does not have yet, and images from it."""
         for _ in range(ATTEMPTS):
             self.centres += 1
-            found = self.regions.draw(draw, self.regions.around(self.regions.centre(draw)), size, taken)
+            found = self.regions.draw(draw, self.regions.around(self.regions.centre(draw)), size, self._taken)
             if found is not None:
                 return found
             self.refused += 1

@@ -126,7 +126,7 @@ class Regions:
             draw: decides.
             stretches_R2: what to draw from.
             size: images wanted.
-            taken: rows that are not wanted again.
+            taken: (n,) bool, images that are not wanted again.
 
         Returns:
             (size,) rows in the order drawn; None where there are too few.
@@ -134,12 +134,13 @@ class Regions:
         total = int((stretches_R2[:, 1] - stretches_R2[:, 0]).sum())
         if total < size:
             return None
-        if total > max(_LISTED, 4 * (size + len(taken))):
+        if total > max(_LISTED, 4 * size):
             chosen = self._repeated(draw, stretches_R2, size, taken)
             if chosen is not None:
                 return chosen
-        places = np.concatenate([np.arange(start, stop) for start, stop in stretches_R2])
-        places = places[~np.isin(self._rows[places], taken)]
+        lengths = stretches_R2[:, 1] - stretches_R2[:, 0]
+        places = np.arange(total) + np.repeat(stretches_R2[:, 0] - (np.cumsum(lengths) - lengths), lengths)
+        places = places[~taken[self._rows[places]]]
         if len(places) < size:
             return None
         # The least of exponential waiting times, one per image and each as fast as its weight (Efraimidis & Spirakis).
@@ -159,7 +160,7 @@ class Regions:
             part = np.minimum(np.searchsorted(ends, at, side="right"), len(ends) - 1)
             places = self._at(before[part] + at - begins[part])
             rows = self._rows[np.clip(places, stretches_R2[part, 0], stretches_R2[part, 1] - 1)]
-            chosen = np.concatenate([chosen, rows[~np.isin(rows, taken)]])
+            chosen = np.concatenate([chosen, rows[~taken[rows]]])
             chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
             if len(chosen) >= size:
                 return chosen[:size]
