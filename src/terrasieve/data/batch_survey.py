@@ -71,7 +71,7 @@ def distances_km(lon_deg: np.ndarray, lat_deg: np.ndarray, first: int) -> np.nda
     xyz = unit_vectors(np.stack([lon_deg, lat_deg], axis=1))
     chord = cdist(xyz[:first], xyz)
     np.fill_diagonal(chord, np.nan)
-    return np.nan_to_num(2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1)), nan=np.inf)
+    return np.asarray(np.nan_to_num(2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1)), nan=np.inf))
 
 
 def notes(found: dict[str, Any], batches: Batches) -> list[str]:

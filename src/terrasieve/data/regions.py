@@ -39,7 +39,8 @@ def equal_area_cells(lon_deg: np.ndarray, lat_deg: np.ndarray, side_km: float) -
     ring = np.minimum(np.searchsorted(ends, place, side="right"), rings - 1)
     begin = np.where(ring > 0, ends[ring - 1], 0)
     around = ends[ring] - begin
-    return begin + np.minimum(np.floor(np.mod(lon_deg, 360) / 360 * around).astype(np.int64), around - 1)
+    column = np.floor(np.mod(lon_deg, 360) / 360 * around).astype(np.int64)
+    return np.asarray(begin + np.minimum(column, around - 1))
 
 
 def weights_of(lon_deg: np.ndarray, lat_deg: np.ndarray, cell_km: float, balance: float) -> np.ndarray:
@@ -114,8 +115,8 @@ class Regions:
             point = unit_vectors(self._degrees[self.centre(draw)])
             chord, cells = self._tree.query(point, min(size, len(self._reach)))
             enough = np.flatnonzero(np.cumsum(sizes[np.atleast_1d(cells)]) >= size)
-            found.append(_angle(np.atleast_1d(chord)[enough[0]]) * EARTH_RADIUS_KM if len(enough) else np.inf)
-        return float(np.median(found))
+            found.append(float(np.atleast_1d(chord)[enough[0]]) if len(enough) else np.inf)
+        return float(_angle(np.median(found)) * EARTH_RADIUS_KM) if np.isfinite(np.median(found)) else np.inf
 
     def draw(
         self, draw: np.random.Generator, stretches_R2: np.ndarray, size: int, taken: np.ndarray
@@ -145,7 +146,7 @@ class Regions:
             return None
         # The least of exponential waiting times, one per image and each as fast as its weight (Efraimidis & Spirakis).
         waits = draw.standard_exponential(len(places)) / (self._sums[places + 1] - self._sums[places])
-        return self._rows[places[np.argsort(waits, kind="stable")[:size]]]
+        return np.asarray(self._rows[places[np.argsort(waits, kind="stable")[:size]]])
 
     def _repeated(
         self, draw: np.random.Generator, stretches_R2: np.ndarray, size: int, taken: np.ndarray
