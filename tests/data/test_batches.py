@@ -74,6 +74,7 @@ def test_every_regional_batch_lies_within_its_radius(
         parts = np.split(rows, np.linspace(0, 32, regions_of_a_batch + 1).astype(int)[1:-1])
         if len(centres) == regions_of_a_batch:
             for centre, part in zip(centres, parts, strict=True):
+                assert part[0] == centre
                 far = max(haversine_km(lon[centre], lat[centre], lon[row], lat[row]) for row in part)
                 assert far <= radius_km
                 assert far > radius_km / 3, "and they are not all next to each other"
@@ -271,7 +272,7 @@ def test_batches_are_read_alike_by_any_workers_and_processes(small_manifest: Pat
 
 def test_what_cannot_be_drawn_is_explained(tiny: Callable[..., Recipe], small_manifest: Path, tmp_path: Path) -> None:
     lon, lat = globe(900)
-    with pytest.raises(UserError, match=r"none of them lie 64 .*radius_km 100 .*half of the places have 64 within"):
+    with pytest.raises(UserError, match=r"none of them lie 63 .*radius_km 100 .*half of the images have so many"):
         made((lon, lat), RegionalBatches(radius_km=100), 64).of(0)
     with pytest.raises(UserError, match=r"none of 900 images has lon and lat"):
         made((np.full(900, np.nan), lat), RegionalBatches())

@@ -34,8 +34,9 @@ def take(images: Images, batches: Batches, seed: int, batch_size: int, within_km
     Returns:
         JSON-able: ``images`` in all, ``placed`` of them with lon and lat, ``within_km``, ``pairs_within`` the share of
         pairs of a batch that are nearer, ``nearest_km`` the median distance of an image to the nearest other one of its
-        batch (NaN without places), ``centres`` drawn and ``refused`` for too few images around them, ``seen`` different
-        images drawn out of ``drawn``.
+        batch (NaN without places), ``centres`` of regions drawn and ``refused`` for too few images around them,
+        ``enough_km`` the radius within which half of the images have enough (None if none was refused), ``seen``
+        different images out of ``drawn``.
     """
     placed: PlacedBatches | None = None
     if shuffles(batches):
@@ -61,6 +62,7 @@ def take(images: Images, batches: Batches, seed: int, batch_size: int, within_km
         "nearest_km": float(np.median(found[np.isfinite(found)])) if np.isfinite(found).any() else float("nan"),
         "centres": placed.centres if placed else 0,
         "refused": placed.refused if placed else 0,
+        "enough_km": placed.enough_km() if placed and placed.refused else None,
         "seen": len(seen),
         "drawn": LOOKED_AT * batch_size,
     }
@@ -88,7 +90,9 @@ def notes(found: dict[str, Any], batches: Batches) -> list[str]:
         lines.append(f"{unplaced:,} of {found['images']:,} images have no lon and lat {fate}")
     if found["refused"]:
         lines.append(
-            f"{found['refused']:,} of {found['centres']:,} places drawn have too few images around them for a region "
-            "and were passed over; a larger loader.batches.radius_km would reach them"
+            f"{found['refused'] / found['centres']:.0%} of the images drawn as a region's centre have too few others "
+            f"within loader.batches.radius_km and were passed over; half of all images have enough within "
+            f"{found['enough_km']:,.0f} km. In {LOOKED_AT} batches are {found['seen']:,} different images, of "
+            f"{found['drawn']:,}"
         )
     return lines

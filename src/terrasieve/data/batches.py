@@ -48,8 +48,8 @@ class RegionalBatches(GlobalBatches):
     """Batches whose images lie around one place, or a few.
 
     Attributes:
-        radius_km: of a region around an image that is drawn by ``balance``; any two of its images are less than twice
-            as far apart. For ``tile2vec``: half of ``near_km``, and as many regions as half a batch.
+        radius_km: of a region around an image, which is drawn by ``balance``; any two of its images are at most twice
+            as far apart. For ``tile2vec``: its ``near_km``, and as many regions as half a batch.
         regions: per batch, which divide its rows.
         balance: as for ``global``; also within a region.
     """
@@ -169,6 +169,12 @@ class PlacedBatches:
             self._taken[parts[-1]] = True
         return np.concatenate(parts)
 
+    def enough_km(self) -> float:
+        """Estimate the radius within which half of the images have as many around them as a region needs."""
+        assert isinstance(self.settings, RegionalBatches)
+        size = -(-int(self.rows.sum()) // self.settings.regions)
+        return self.regions.enough_km(keyed.numpy_generator(self.seed, "batch/enough"), size)
+
     def _anywhere(self, draw: np.random.Generator, size: int) -> np.ndarray:
         """Draw from all images; a batch larger than the data takes them all, as often as needed."""
         everything, parts = self.regions.everything(), []
@@ -180,19 +186,23 @@ class PlacedBatches:
         return np.concatenate(parts)
 
     def _somewhere(self, draw: np.random.Generator, size: int) -> np.ndarray:
-        """Draw a region that holds enough images which the batch does not have yet, and images from it."""
+        """Draw an image, and others from around it; another one, where there are too few that the batch lacks yet."""
         for _ in range(ATTEMPTS):
             self.centres += 1
-            found = self.regions.draw(draw, self.regions.around(self.regions.centre(draw)), size, self._taken)
-            if found is not None:
-                return found
+            centre = self.regions.centre(draw)
+            if not self._taken[centre]:
+                self._taken[centre] = True
+                others = self.regions.draw(draw, self.regions.around(centre), size - 1, self._taken)
+                if others is not None:
+                    return np.append(centre, others)
+                self._taken[centre] = False
             self.refused += 1
         assert isinstance(self.settings, RegionalBatches)
-        enough_km = self.regions.enough_km(draw, size)
-        would = f" (half of the places have {size} within {enough_km:,.3g} km)" if enough_km < 20_000 else ""
+        enough_km = self.enough_km()
+        would = f" (half of the images have so many within {enough_km:,.0f} km)" if enough_km < 20_000 else ""
         raise UserError(
-            f"loader.batches: {ATTEMPTS:,} places were tried, and around none of them lie {size} images within "
-            f"radius_km {self.settings.radius_km:g} that the batch does not hold yet. Give a larger "
+            f"loader.batches: {ATTEMPTS:,} images were tried, and around none of them lie {size - 1} others "
+            f"within radius_km {self.settings.radius_km:g} that the batch does not hold yet. Give a larger "
             f"loader.batches.radius_km{would}, more loader.batches.regions (each then holds fewer images), or a "
             "smaller batch_size."
         )
