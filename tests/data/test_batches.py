@@ -31,6 +31,8 @@ from terrasieve.data.regions import Regions, equal_area_cells, weights_of
 from terrasieve.errors import UserError
 from terrasieve.pretrain import pretrain, resumed
 from terrasieve.recipe import Recipe
+from terrasieve.report.near_pairs import near_pairs
+from terrasieve.report.run_folder import read_run
 
 Places = tuple[np.ndarray, np.ndarray]
 
@@ -297,7 +299,7 @@ def test_a_run_says_what_its_batches_hold_and_keeps_them(
     loader = {"workers": 0, "batches": {"name": "mixed", "radius_km": 2}}
     settings = tiny(data=str(path), steps=5, loader=loader)
     pretrain(settings, tmp_path / "whole", on_note=said.append)
-    assert said[0].startswith("mixed batches: 100.0% of their pairs lie within 3,000 km, the nearest other image")
+    assert said[0].startswith("mixed batches: 100.0% of pairs lie within 3,000 km, the nearest other image at ")
     assert said[1] == "6 of 24 images have no lon and lat and are drawn globally only"
     pretrain(settings, tmp_path / "parts", stop_at=3)
     with pytest.raises(UserError, match=r"loader\.batches would differ"):
@@ -305,6 +307,10 @@ def test_a_run_says_what_its_batches_hold_and_keeps_them(
     pretrain(resumed(tmp_path / "parts", ["loader.workers=1"]), tmp_path / "parts", resume=True)
     a, b = ((tmp_path / run / "weights.safetensors").read_bytes() for run in ("whole", "parts"))
     assert a == b
+    run = read_run(tmp_path / "whole")
+    assert near_pairs(run) == [("Near pairs", "100.0%", "of mixed batches' pairs, within 3,000 km")]
+    (tmp_path / "whole" / "batches.json").write_text('{"batches": "mixed"}')
+    assert near_pairs(run) == [] and "batches.json cannot be read" in run.problems[-1]
 
 
 def test_the_survey_is_a_loop_over_pairs(small_manifest: Path) -> None:

@@ -32,11 +32,11 @@ def take(images: Images, batches: Batches, seed: int, batch_size: int, within_km
         within_km: distance that counts as near.
 
     Returns:
-        JSON-able: ``images`` in all, ``placed`` of them with lon and lat, ``within_km``, ``pairs_within`` the share of
-        pairs of a batch that are nearer, ``nearest_km`` the median distance of an image to the nearest other one of its
-        batch (NaN without places), ``centres`` of regions drawn and ``refused`` for too few images around them,
-        ``enough_km`` the radius within which half of the images have enough (None if none was refused), ``seen``
-        different images out of ``drawn``.
+        JSON-able: ``batches`` their name; ``images`` in all, ``placed`` of them with lon and lat; ``within_km``,
+        ``pairs_within`` the share of a batch's pairs that are nearer; ``nearest_km`` the median distance of an image to
+        the nearest other one of its batch (None without places); ``centres`` of regions drawn, ``refused`` of them for
+        too few images around, ``enough_km`` the radius within which half of the images have enough (None if none was
+        refused); ``seen`` different images out of ``drawn``.
     """
     placed: PlacedBatches | None = None
     if shuffles(batches):
@@ -55,11 +55,12 @@ def take(images: Images, batches: Batches, seed: int, batch_size: int, within_km
         nearest.append(apart_km.min(axis=1, initial=np.inf))
     found = np.concatenate(nearest)
     return {
+        "batches": batches.name,
         "images": len(images),
         "placed": int((np.isfinite(images.lon) & np.isfinite(images.lat)).sum()),
         "within_km": within_km,
         "pairs_within": near / max(pairs, 1),
-        "nearest_km": float(np.median(found[np.isfinite(found)])) if np.isfinite(found).any() else float("nan"),
+        "nearest_km": float(np.median(found[np.isfinite(found)])) if np.isfinite(found).any() else None,
         "centres": placed.centres if placed else 0,
         "refused": placed.refused if placed else 0,
         "enough_km": placed.enough_km() if placed and placed.refused else None,
@@ -78,9 +79,11 @@ def distances_km(lon_deg: np.ndarray, lat_deg: np.ndarray, first: int) -> np.nda
 
 def notes(found: dict[str, Any], batches: Batches) -> list[str]:
     """Say what a person should know before training, in sentences."""
+    nearest = (
+        "" if found["nearest_km"] is None else f", the nearest other image at {found['nearest_km']:,.3g} km (median)"
+    )
     lines = [
-        f"{batches.name} batches: {found['pairs_within']:.1%} of their pairs lie within {found['within_km']:,g} km, "
-        f"the nearest other image of a batch at {found['nearest_km']:,.3g} km (median over {LOOKED_AT} batches)"
+        f"{batches.name} batches: {found['pairs_within']:.1%} of pairs lie within {found['within_km']:,g} km{nearest}"
     ]
     if shuffles(batches):
         return lines

@@ -116,7 +116,8 @@ class Regions:
             chord, cells = self._tree.query(point, min(size, len(self._reach)))
             enough = np.flatnonzero(np.cumsum(sizes[np.atleast_1d(cells)]) >= size)
             found.append(float(np.atleast_1d(chord)[enough[0]]) if len(enough) else np.inf)
-        return float(_angle(np.median(found)) * EARTH_RADIUS_KM) if np.isfinite(np.median(found)) else np.inf
+        middle = float(np.median(found))
+        return float(_angle(middle) * EARTH_RADIUS_KM) if np.isfinite(middle) else np.inf
 
     def draw(
         self, draw: np.random.Generator, stretches_R2: np.ndarray, size: int, taken: np.ndarray
@@ -172,5 +173,5 @@ class Regions:
         return np.minimum(np.searchsorted(self._sums, sums, side="right") - 1, len(self._rows) - 1)
 
 
-def _angle(chord: np.ndarray) -> np.ndarray:
+def _angle(chord: np.ndarray | float) -> np.ndarray:
     return np.asarray(2 * np.arcsin(np.minimum(chord / 2, 1)))
