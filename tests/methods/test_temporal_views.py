@@ -33,6 +33,7 @@ from terrasieve.nn.encoder_settings import EncoderSettings
 from terrasieve.pretrain import pretrain, resumed
 from terrasieve.recipe import Recipe
 from terrasieve.train.log import read_log
+from terrasieve.train.picture import compose_views
 
 PLACES, DATES, ALONE = 6, 3, 2  # and two places with one date
 WHOLE = {"crop_scale": [1, 1], "crop_ratio": [1, 1]}
@@ -124,6 +125,9 @@ def test_views_are_of_both_dates_and_the_embedding_is_that_of_the_first(dated: P
         if view in output.picture:
             shown = output.picture[view]
             assert torch.allclose(shown, image[:, :, :1, :1].expand_as(shown), atol=1e-5), view
+    assert torch.equal(output.picture["other"], ready.neighbours[:, 0])
+    drawn = compose_views(output.picture, ("a", "b"))
+    assert drawn.shape[1] == (len(output.picture)) * 36, "a column each, with gaps"
     alone = sum(place >= PLACES for place, _ in told(batch.image)) / 8
     assert output.metrics["share_alone"].item() == pytest.approx(alone)
     assert output.metrics["share_same_place"].item() == pytest.approx(1 - alone)

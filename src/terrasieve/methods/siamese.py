@@ -129,7 +129,8 @@ def momentum_at(progress: float, start: float) -> float:
 
 def finish(loss: Tensor, embeddings_BD: Tensor, batch: Batch, views: Sequence[Tensor], picture: bool) -> Output:
     """Put a contrastive method's output together, with the numbers that tell of collapse and of other dates."""
-    shown = {"image": batch.image, **{f"view{n}": view for n, view in enumerate(views, 1)}} if picture else {}
+    dates = {"image": batch.image, **({} if batch.neighbours is None else {"other": batch.neighbours[:, 0]})}
+    shown = {**dates, **{f"view{n}": view for n, view in enumerate(views, 1)}} if picture else {}
     metrics = monitors(embeddings_BD)
     if batch.kinds is not None:
         metrics |= {f"share_{kind}": (batch.kinds == KINDS.index(kind)).float().mean() for kind in _DATES}

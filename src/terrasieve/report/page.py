@@ -132,7 +132,8 @@ def _columns(run: Run) -> tuple[str, str, tuple[str, ...]]:
     """Say what the pictures show: title, sentence, columns."""
     title, sentence, columns = PICTURES.get(str(_setting(run, "method", "name")), PICTURES[""])
     if _setting(run, "method", "views_from") == "same_place":
-        sentence = "The views that the method compares, of two dates of each place where there are two."
+        sentence = "The views that the method compares: the first of the image, the second of the place's other date."
+        columns = (columns[0], "other date", *columns[1:])
     return title, sentence, columns
 
 
