@@ -38,6 +38,7 @@ ORDER = [
         "predict",
         "analyse",
         "subsets",
+        "cataloguing",
         "display",
         "sweep",
         "watch",
