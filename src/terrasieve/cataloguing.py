@@ -177,7 +177,7 @@ def overview(folder: Path | None = None) -> Table:
 
 def _count(entry: Entry) -> int:
     counts = entry.expected(entry.variants[0] if entry.variants else "")
-    return sum(counts.values())
+    return counts.get("", sum(counts.values()))
 
 
 def markdown() -> str:

@@ -7,7 +7,8 @@ nothing has to be converted first:
     patch_{}.tif#stack=B02,B03,B04          one file per band; {} becomes each name
     chips.h5#array=/sen2&index=17           one image of an array (N, rows, columns, bands), or (N, rows, columns)
     tile.nc#array=/{}/{}&index=3&stack=B02  both
-    roofs.geojson#burn=1&like=scene.tif     outlines drawn with 1 on the pixels of another image, the rest 0
+    roofs.geojson#burn=1&like=scene.tif     outlines drawn with 1, or with their property of the name given instead
+                                            of a number, on the pixels of another image; the rest 0
 
 The first band says which size the image has and where it lies; the others are brought to that size by their nearest
 pixel. Written by ``data.catalog``. Source
@@ -46,7 +47,7 @@ class Derived:
         stack: what ``{}`` stands for, band by band; () = there is one part.
         array: name of an array in the file; with ``{}`` a pattern.
         index: along the array's first axis.
-        burn: number that outlines are drawn with.
+        burn: number that outlines are drawn with, or name of the property that holds it.
         like: image whose pixels they are drawn on.
     """
 
@@ -55,7 +56,7 @@ class Derived:
     stack: tuple[str, ...] = ()
     array: str = ""
     index: int | None = None
-    burn: int = 0
+    burn: str = ""
     like: str = ""
 
     @property
@@ -74,9 +75,7 @@ def parse(uri: str) -> Derived | None:
     try:
         index = int(given["index"]) if "index" in given else None
         stack = tuple(name for name in given.get("stack", "").split(",") if name)
-        return Derived(
-            uri, path, stack, given.get("array", ""), index, int(given.get("burn", 0)), given.get("like", "")
-        )
+        return Derived(uri, path, stack, given.get("array", ""), index, given.get("burn", ""), given.get("like", ""))
     except ValueError as error:
         raise UnreadableImage(uri, "unreadable", f"not an address of a derived image: {error}") from error
 
@@ -214,16 +213,20 @@ def need_h5py(path: str | Path) -> Any:
     return h5py
 
 
-def _outlines(image: Derived) -> list[dict[str, Any]]:
-    """Return the polygons of a GeoJSON file; features without an area are left out."""
+def _outlines(image: Derived) -> list[tuple[dict[str, Any], int]]:
+    """Return the polygons of a GeoJSON file and the number that each is drawn with; what has no area is left out."""
     try:
-        features = json.loads(Path(image.path).read_text(encoding="utf-8"))["features"]
-        shapes = [feature["geometry"] for feature in features]
+        found = []
+        for feature in json.loads(Path(image.path).read_text(encoding="utf-8"))["features"]:
+            shape = feature["geometry"]
+            if shape and shape.get("coordinates") and "Polygon" in str(shape.get("type")):
+                value = image.burn if image.burn.isdigit() else feature["properties"][image.burn]
+                found.append((shape, int(value)))
     except FileNotFoundError as error:
         raise UnreadableImage(image.uri, "missing", f"there is no {image.path}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnreadableImage(image.uri, "unreadable", f"{image.path} is no GeoJSON of features: {error}") from error
-    return [shape for shape in shapes if shape and shape.get("coordinates") and "Polygon" in str(shape.get("type"))]
+        raise UnreadableImage(image.uri, "unreadable", f"{image.path} is no GeoJSON of features: {error!r}") from error
+    return found
 
 
 def _burnt(image: Derived) -> NDArray[np.uint8]:
@@ -237,11 +240,11 @@ def _burnt(image: Derived) -> NDArray[np.uint8]:
     grid = headers.header(image.like)
     if grid.transform is None or grid.crs is None:
         raise UnreadableImage(image.uri, "unreadable", f"{image.like} has no coordinates to draw outlines on")
-    shapes = [transform_geom("OGC:CRS84", grid.crs, shape) for shape in _outlines(image)]
+    shapes = [(transform_geom("OGC:CRS84", grid.crs, shape), value) for shape, value in _outlines(image)]
     if not shapes:
         return np.zeros((grid.height, grid.width), np.uint8)
     drawn = rasterize(
-        [(shape, image.burn) for shape in shapes],
+        shapes,
         out_shape=(grid.height, grid.width),
         transform=rasterio.Affine(*grid.transform),
         dtype="uint8",

@@ -168,7 +168,8 @@ class TaskSettings(Section):
     def _catalogued(cls, given: Any) -> Any:
         if not isinstance(given, dict) or given.get("masks") or not str(given.get("data")).startswith(catalog.PREFIX):
             return given
-        return {**given, "masks": catalog.named(given["data"])[0].masks}
+        entry, variant, _ = catalog.named(given["data"])
+        return {**given, "masks": entry.masks_of(variant)}
 
 
 class AdaptSettings(LoopSettings):

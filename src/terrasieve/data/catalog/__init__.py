@@ -10,7 +10,25 @@ import difflib
 import os
 from pathlib import Path
 
-from terrasieve.data.catalog import bigearthnet_v2, dior, eurosat
+from terrasieve.data.catalog import (
+    aid,
+    bigearthnet_v2,
+    cashew,
+    dior,
+    eurosat,
+    flair,
+    fmow,
+    loveda,
+    millionaid,
+    mlrsnet,
+    resisc45,
+    sen4agrinet,
+    so2sat,
+    spacenet1,
+    ssl4eo_s12,
+    ucmerced,
+    woody,
+)
 from terrasieve.data.catalog.entry import Entry
 from terrasieve.errors import UserError
 
@@ -18,8 +36,28 @@ __all__ = ["ENTRIES", "PREFIX", "VARIABLE", "Entry", "find", "parse", "place"]
 
 PREFIX = "catalog:"
 VARIABLE = "TERRASIEVE_DATA"
+_MODULES = (
+    aid,
+    bigearthnet_v2,
+    cashew,
+    dior,
+    eurosat,
+    flair,
+    fmow,
+    loveda,
+    millionaid,
+    mlrsnet,
+    resisc45,
+    sen4agrinet,
+    so2sat,
+    spacenet1,
+    ssl4eo_s12,
+    ucmerced,
+    woody,
+)
 ENTRIES: dict[str, Entry] = {
-    entry.name: entry for entry in (bigearthnet_v2.ENTRY, dior.ENTRY, dior.ORIENTED, eurosat.ENTRY)
+    entry.name: entry
+    for entry in sorted([*(module.ENTRY for module in _MODULES), dior.ORIENTED], key=lambda entry: entry.name)
 }
 
 
