@@ -191,7 +191,7 @@ def images_of(task: tasks.Task, bands: tuple[str, ...] | None) -> tuple[pa.Table
     uris = sorted(set(task.uris))
     if task.known:
         listed = Gathered(entries=[dict(task.known[uri]) for uri in uris])
-        scanned = scan_entries(listed, verify="header")
+        scanned = scan_entries(listed)
     else:
         scanned = scan(uris, labels="none")
     found = {row["uri"]: row for row in scanned.table.to_pylist()}

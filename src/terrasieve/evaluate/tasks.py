@@ -91,13 +91,14 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str
     """
     prefix, path = parse(spec)
     notes: list[str] = []
-    name, known = path.stem, {}
+    name = path.stem
+    known: dict[str, dict[str, Any]] = {}
     if prefix == "catalog":
-        rows, name, path, known = _catalog_rows(spec, notes)
+        rows, name, path = _catalog_rows(spec, notes, known)
     elif prefix == "folder":
         rows = _folder_rows(path, notes)
     else:
-        rows = _manifest_rows(path, column, notes)
+        rows = _manifest_rows(path, column, notes, known)
     rows, names, targets = divide_rows(rows, split, path.parent if prefix == "manifest" else path, seed, notes)
     parts = tuple(str(row.split) for row in rows)
     _check_parts(spec, parts, names, targets, notes)
@@ -155,17 +156,18 @@ def _folder_rows(root: Path, notes: list[str]) -> list[Row]:
     return rows
 
 
-def _catalog_rows(spec: str, notes: list[str]) -> tuple[list[Row], str, Path, dict[str, dict[str, Any]]]:
-    """Return rows, name, folder and what else is known of the images of a public data set."""
+def _catalog_rows(spec: str, notes: list[str], known: dict[str, dict[str, Any]]) -> tuple[list[Row], str, Path]:
+    """Return rows, name and folder of a public data set; ``known`` gets what else there is to say of its images."""
     found = catalogued.gather(spec)
     notes += found.notes
-    rows = [Row(uri, labels, split=part) for uri, labels, part in catalogued.labelled(found)]
-    return rows, found.name, found.root, {row["uri"]: row for row in found.entries}
+    known.update((row["uri"], row) for row in found.entries)
+    return [Row(uri, labels, split=part) for uri, labels, part in catalogued.labelled(found)], found.name, found.root
 
 
-def _manifest_rows(path: Path, column: str | None, notes: list[str]) -> list[Row]:
-    table = manifest.read(path, ["uri", "window", "split", "label", "labels", "keep"]).to_pylist()
+def _manifest_rows(path: Path, column: str | None, notes: list[str], known: dict[str, dict[str, Any]]) -> list[Row]:
+    table = manifest.read(path, ["uri", "window", "split", "label", "labels", "bands", "keep"]).to_pylist()
     kept = [row for row in table if row["keep"]]
+    known.update((row["uri"], {"uri": row["uri"], "bands": row["bands"]}) for row in kept if row["bands"])
     single = column == "label" if column else any(row["label"] for row in kept)
     rows = []
     for row in kept:

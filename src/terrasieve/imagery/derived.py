@@ -87,7 +87,7 @@ def files_of(uri: str) -> tuple[str, ...]:
 
 
 def header(image: Derived, ends: bool, max_pixels: int) -> Header:
-    """Read the header of the first part, or of all with ``ends``, as ``headers.header`` does."""
+    """Read the header of the first part as ``headers.header`` does; reading pixels tells what is wrong with others."""
     from terrasieve.imagery import headers
 
     if image.burn:
@@ -100,12 +100,10 @@ def header(image: Derived, ends: bool, max_pixels: int) -> Header:
         bands = list(image.stack) or [f"band_{i + 1}" for i in range(arrays[0].shape[2])]
         dtype = np.result_type(*(array.dtype for array in arrays)).name
         return headers.Header(width, height, _named(image, bands), dtype, "hdf5")
-    files = image.files if ends else image.files[:1]
-    parts = [headers.header(path, ends=ends, max_pixels=max_pixels) for path in files]
-    for path, part in zip(files, parts, strict=True):
-        if len(part.bands) != 1:
-            raise UnreadableImage(image.uri, "unreadable", f"{path} has {len(part.bands)} bands; a part has one")
-    return replace(parts[0], bands=_named(image, image.stack), format="stack")
+    first = headers.header(image.files[0], ends=ends, max_pixels=max_pixels)
+    if len(first.bands) != 1:
+        raise UnreadableImage(image.uri, "unreadable", f"{image.files[0]} has {len(first.bands)} bands; a part has one")
+    return replace(first, bands=_named(image, image.stack), format="stack")
 
 
 def read(image: Derived, window: Sequence[int] | None, bands: Sequence[int] | None) -> Pixels:
@@ -173,7 +171,7 @@ def _part(uri: str, planes: NDArray[Any], window: Sequence[int] | None, bands: S
     missing = [band for band in bands or () if not 0 <= band < count]
     if missing:
         raise UnreadableImage(uri, "missing_band", f"no band {missing[0]}: it has bands 0 to {count - 1}")
-    return planes if bands is None else planes[list(bands)]
+    return np.asarray(planes if bands is None else planes[list(bands)])
 
 
 def _arrays(image: Derived) -> list[NDArray[Any]]:
