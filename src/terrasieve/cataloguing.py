@@ -39,13 +39,15 @@ class Checked:
 
 
 def named(name: str, folder: Path | None) -> tuple[Entry, str, Path | None]:
-    """Return the entry and the variant of ``NAME[/VARIANT]``, and where its copy is looked for.
+    """Return the entry and the variant of ``NAME[/VARIANT][@PATH]``, and where its copy is looked for.
 
     Args:
         name: of the data set.
-        folder: of the copy, or one that holds it under its name; None = the environment's.
+        folder: of the copy, or one that holds it under its name; None = PATH, or else the environment's.
     """
-    entry, variant, _ = catalog.named(name)
+    entry, variant, path = catalog.named(name)
+    if folder is None and path:
+        folder = Path(path).expanduser()
     if folder is not None:
         return entry, variant, folder / entry.name if (folder / entry.name).is_dir() else folder
     try:
@@ -114,16 +116,22 @@ def write_manifest(checked: Checked, output: Path, workers: int | None = None, t
 
 
 def fetch(entry: Entry, place: Path | None, tick: Tick | None = None) -> Iterator[str]:
-    """Download an entry's archives that have a plain address into ``place``; yield what was done, line by line.
+    """Download a data set into ``place``: archives that have a plain address, else through TorchGeo's class.
+
+    Returns:
+        What was done, line by line.
 
     Raises:
-        UserError: no folder is given, no archive has an address, or the network cannot be reached.
+        UserError: no folder is given, nobody can fetch it, or the network cannot be reached.
     """
     if place is None:
         raise UserError(f"Where to? Give a folder: terrasieve datasets {entry.name} --download -d FOLDER")
     plain = [archive for archive in entry.archives if archive.url]
     if not plain:
-        raise UserError(f"{entry.title} has no plain address: its makers give it out at {entry.page}.")
+        if not entry.torchgeo:
+            raise UserError(f"{entry.title} has no plain address: its makers give it out at {entry.page}.")
+        yield download.through_torchgeo(entry, place)
+        return
     for archive in plain:
         yield download.fetch(archive, place, tick)
     yield f"unpack the archives in {place}, so that it looks like this:\n{entry.layout.strip()}"

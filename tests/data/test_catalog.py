@@ -388,3 +388,26 @@ def test_overview_and_table(copies: Copies) -> None:
         assert f"`{name}`" in cataloguing.markdown()
     docs = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
     assert cataloguing.markdown() in docs.read_text(), "make it again: terrasieve datasets --markdown"
+
+
+def test_torchgeo_fetches_what_has_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "packages" / "torchgeo" / "datasets"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").write_text("")
+    (package / "__init__.py").write_text(
+        "class SpaceNet1:\n"
+        "    def __init__(self, root, download, checksum):\n"
+        "        assert download and checksum\n"
+        "        root.mkdir()\n"
+        "        (root / 'fetched').touch()\n"
+    )
+    monkeypatch.syspath_prepend(str(package.parents[1]))
+    lines = list(cataloguing.fetch(catalog.find("spacenet1"), tmp_path / "here"))
+    assert (tmp_path / "here" / "fetched").exists()
+    assert "SpaceNet1" in lines[0]
+    with pytest.raises(UserError, match="TorchGeo could not fetch"):  # the folder is there already
+        list(cataloguing.fetch(catalog.find("spacenet1"), tmp_path / "here"))
+    with pytest.raises(UserError, match="has no BeninSmallHolderCashews"):
+        list(cataloguing.fetch(catalog.find("cashew-plant"), tmp_path / "here"))
+    with pytest.raises(UserError, match="has no plain address"):
+        list(cataloguing.fetch(catalog.find("aid"), tmp_path / "here"))

@@ -30,9 +30,10 @@ from terrasieve.data.catalog import (
     woody,
 )
 from terrasieve.data.catalog.entry import Entry
+from terrasieve.data.masks import MaskSettings
 from terrasieve.errors import UserError
 
-__all__ = ["ENTRIES", "PREFIX", "VARIABLE", "Entry", "find", "parse", "place"]
+__all__ = ["ENTRIES", "PREFIX", "VARIABLE", "Entry", "find", "masks_of", "named", "parse", "place"]
 
 PREFIX = "catalog:"
 VARIABLE = "TERRASIEVE_DATA"
@@ -80,6 +81,14 @@ def named(spec: str) -> tuple[Entry, str, str]:
     name, _, path = spec.removeprefix(PREFIX).partition("@")
     name, _, variant = name.partition("/")
     return find(name), variant, path
+
+
+def masks_of(spec: str) -> MaskSettings | None:
+    """Return what a task's masks mean, where the catalog knows it; None for every other task."""
+    if not spec.startswith(PREFIX):
+        return None
+    entry, variant, _ = named(spec)
+    return entry.masks_of(variant)
 
 
 def parse(spec: str) -> tuple[Entry, str, Path]:

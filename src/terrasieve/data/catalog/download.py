@@ -1,16 +1,19 @@
 """Download: an archive of a data set, with resume and its published checksum; unpacking is the user's.
 
 Called by ``terrasieve datasets NAME --download``. Reads by range through fsspec, so an interrupted download goes on.
+Where there is no plain address, TorchGeo's class of the data set fetches and unpacks it; its layouts are read here
+anyway, so nothing else of TorchGeo is needed.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 from terrasieve import remote
 from terrasieve.data.catalog.copy import md5
-from terrasieve.data.catalog.entry import Archive
+from terrasieve.data.catalog.entry import Archive, Entry
 from terrasieve.errors import UserError
 
 BLOCK = 2**23  # bytes per request
@@ -60,3 +63,31 @@ def fetch(archive: Archive, folder: Path, tick: Callable[[int, int], None] | Non
         )
     part.replace(target)
     return f"{target}: {size:,} bytes" + (", checksum right" if archive.md5 else "")
+
+
+def through_torchgeo(entry: Entry, folder: Path) -> str:
+    """Let TorchGeo fetch and unpack a data set; return what was done, in one line.
+
+    Both of its layouts are meant: data sets as attributes of ``torchgeo.datasets``, up to 0.8 and from 0.10 on.
+
+    Raises:
+        UserError: TorchGeo is not installed or lacks the class, or its download fails.
+    """
+    name = entry.torchgeo.partition(" ")[0]
+    try:
+        found = getattr(importlib.import_module("torchgeo.datasets"), name)
+    except ImportError as error:
+        raise UserError(
+            f"{entry.title} has no plain address, but TorchGeo fetches it: pip install 'terrasieve[torchgeo]' ({error}). "
+            f"Or obtain it by hand: {entry.page}"
+        ) from error
+    except AttributeError as error:
+        raise UserError(f"This version of TorchGeo has no {name}; obtain {entry.title} at {entry.page}.") from error
+    try:
+        found(root=folder, download=True, checksum=True)
+    except Exception as error:  # TorchGeo's classes raise whatever their network code does
+        raise UserError(
+            f"TorchGeo could not fetch {entry.title}: {type(error).__name__}: {error}. Is the network closed? Obtain it "
+            f"at {entry.page} where it is open, and put it into {folder}."
+        ) from error
+    return f"{folder}: fetched by TorchGeo's {name}"

@@ -86,7 +86,7 @@ class Entry:
         masks: what the masks' numbers mean, by variant or "".
         coordinates: where the place of an image comes from; "" = the source holds none.
         mean, std: published statistics of ``bands`` in digital numbers; () = none published.
-        torchgeo: class that reads it there, "" = none.
+        torchgeo: TorchGeo's class that fetches it in this layout, "" = none.
         note: what a user should know: what is unsure, what is decided here.
     """
 

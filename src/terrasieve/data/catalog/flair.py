@@ -67,7 +67,6 @@ flair/
         "19": MaskSettings(classes=CLASSES, values=tuple(range(1, 20))),
     },
     coordinates="the GeoTIFFs (EPSG:2154)",
-    torchgeo="FLAIRHUB (another layout)",
     note="Variant 13 takes classes 13 to 19 as other, as the baseline does, whose mIoU leaves other out. Validation: "
     "eight domains. Published: 61,712 patches to train and validate, 15,700 (FLAIR 1) or 16,050 (FLAIR 2) to test.",
 )

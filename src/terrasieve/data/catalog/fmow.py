@@ -78,7 +78,6 @@ fmow/
     reader=_items,
     counts={"": {"train": 363571, "test": 53041}},
     coordinates="the JSON beside each image",
-    torchgeo="FMoW (0.11)",
     note="From the bucket s3://spacenet-dataset, folder Hosted-Datasets/fmow/fmow-rgb. Tested on val, as papers do. "
     "Images are read whole; the box of the object in them is in the JSON.",
 )

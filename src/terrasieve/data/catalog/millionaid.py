@@ -42,6 +42,5 @@ millionaid/
     marks=("train/agriculture_land", "train/commercial_land", "test/test"),
     reader=_items,
     counts={"": {"": 1000848}},
-    torchgeo="MillionAID",
     note="The classes are the innermost folders, not listed here. No split of the 10,000 is published.",
 )
