@@ -83,18 +83,19 @@ def check(entry: Entry, variant: str, place: Path, *, checksums: bool = False) -
     else:
         lines.append("whole: every image that is listed or published is here")
     if found.items:
-        lines.append(f"use it: terrasieve {_use(entry)} catalog:{name}@{held.root}")
+        lines.append(f"use it: terrasieve {_use(entry, f'{catalog.PREFIX}{name}@{held.root}')}")
         return Checked(tuple(lines), not problems, catalogued.of_items(entry, held, found, tuple(problems)))
     lines += ["Expected:", entry.layout.strip("\n")]
     return Checked(tuple(lines), False, None)
 
 
-def _use(entry: Entry) -> str:
+def _use(entry: Entry, task: str) -> str:
+    """Return the command that a copy is for."""
     if entry.kind in ("multiclass", "multilabel"):
-        return "evaluate RUN --task"
-    if entry.kind == "pretraining":
-        return f"datasets {entry.name} -o {entry.name}.parquet, then pretrain on it; or"
-    return "adapt RECIPE task.data="
+        return f"evaluate RUN --task {task}"
+    if entry.kind == "segmentation":
+        return f"adapt RECIPE task.data={task}"
+    return f"datasets {task.removeprefix(catalog.PREFIX)} -o {entry.name}.parquet"
 
 
 def write_manifest(checked: Checked, output: Path, workers: int | None = None, tick: Tick | None = None) -> list[str]:
@@ -177,7 +178,7 @@ def overview(folder: Path | None = None) -> Table:
             entry.kind,
             str(len(entry.classes) or ""),
             f"{count:,}" if count else "",
-            str(place) if here else "-",
+            "yes" if here else "-",
         )
     table.caption = "terrasieve datasets NAME: how to obtain it; -d FOLDER: whether a copy is whole"
     return table

@@ -157,7 +157,7 @@ def _sized(plane: NDArray[Any], height: int, width: int) -> NDArray[Any]:
         return plane
     rows = (np.arange(height) * 2 + 1) * plane.shape[0] // (2 * height)
     columns = (np.arange(width) * 2 + 1) * plane.shape[1] // (2 * width)
-    return plane[rows[:, None], columns]
+    return np.asarray(plane[rows[:, None], columns])
 
 
 def _part(uri: str, planes: NDArray[Any], window: Sequence[int] | None, bands: Sequence[int] | None) -> NDArray[Any]:

@@ -45,7 +45,7 @@ def _items(copy: Copy) -> Iterator[Item]:
         tile = name.rsplit("_", 3 if radar else 2)[0]
         top = "BigEarthNet-S1" if radar else "BigEarthNet-S2"
         uri = f"{top}/{tile}/{name}/{name}_{{}}.tif#stack={','.join(S1 if radar else S2)}"
-        when = {"datetime": time_in(name)}
+        when = {"datetime": time_in(name), "sensor": "sentinel-1" if radar else "sentinel-2"}
         yield Item(uri, split=PARTS.get(split, split), labels=tuple(labels), known=when)
 
 

@@ -159,13 +159,12 @@ def opened(entry: Entry, path: Path, variant: str = "") -> Copy:
     root = find(entry, path)
     if root is None:
         holds = ", ".join(sorted(each.name for each in path.iterdir() if each.name[0] != ".")[:8]) or "nothing"
-        marks = " nor ".join(entry.marks)
-        no = "neither " if len(entry.marks) > 1 else "no "
+        marks = ", ".join(entry.marks[:-1]) + " or " * (len(entry.marks) > 1) + entry.marks[-1]
         raise UserError(
-            f"{path} is no copy of {entry.title}: neither it nor a folder up to {_DEPTH} levels below holds "
-            f"{no}{marks}. It holds {holds}. Expected:\n{entry.layout.rstrip()}"
+            f"{path} is no copy of {entry.title}: neither it nor a folder up to {_DEPTH} levels below holds {marks}. "
+            f"It holds {holds}. Expected:\n{entry.layout.strip()}"
         )
-    return Copy(root.absolute(), variant or (entry.variants[0] if entry.variants else ""))
+    return Copy(Path(os.path.normpath(root.absolute())), variant or (entry.variants[0] if entry.variants else ""))
 
 
 @dataclass

@@ -50,8 +50,10 @@ def fetch(archive: Archive, folder: Path, tick: Callable[[int, int], None] | Non
                 if tick is not None:
                     tick(done, size)
     except (OSError, UserError) as error:
+        # An address that cannot be reached and one that is not there any more are the same to fsspec.
+        what = "nothing answers there" if isinstance(error, FileNotFoundError) else str(error)
         raise UserError(
-            f"Cannot fetch {archive.name}: {error}. Is the network closed? Fetch {archive.url} where it is open and "
+            f"Cannot fetch {archive.name}: {what}. Is the network closed? Fetch {archive.url} where it is open and "
             f"put it into {folder}; the same command goes on from what is here."
         ) from error
     found = md5(part) if archive.md5 else ""
@@ -78,8 +80,8 @@ def through_torchgeo(entry: Entry, folder: Path) -> str:
         found = getattr(importlib.import_module("torchgeo.datasets"), name)
     except ImportError as error:
         raise UserError(
-            f"{entry.title} has no plain address, but TorchGeo fetches it: pip install 'terrasieve[torchgeo]' ({error}). "
-            f"Or obtain it by hand: {entry.page}"
+            f"{entry.title} has no plain address, but TorchGeo fetches it: pip install 'terrasieve[torchgeo]' "
+            f"({error}). Or obtain it by hand: {entry.page}"
         ) from error
     except AttributeError as error:
         raise UserError(f"This version of TorchGeo has no {name}; obtain {entry.title} at {entry.page}.") from error
@@ -87,7 +89,7 @@ def through_torchgeo(entry: Entry, folder: Path) -> str:
         found(root=folder, download=True, checksum=True)
     except Exception as error:  # TorchGeo's classes raise whatever their network code does
         raise UserError(
-            f"TorchGeo could not fetch {entry.title}: {type(error).__name__}: {error}. Is the network closed? Obtain it "
-            f"at {entry.page} where it is open, and put it into {folder}."
+            f"TorchGeo could not fetch {entry.title}: {type(error).__name__}: {error}. Is the network closed? Obtain "
+            f"it at {entry.page} where it is open, and put it into {folder}."
         ) from error
     return f"{folder}: fetched by TorchGeo's {name}"

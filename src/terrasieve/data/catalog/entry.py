@@ -85,7 +85,6 @@ class Entry:
         counts: images published, by variant or "", then by split; "" = all, with those that have no split.
         masks: what the masks' numbers mean, by variant or "".
         coordinates: where the place of an image comes from; "" = the source holds none.
-        mean, std: published statistics of ``bands`` in digital numbers; () = none published.
         torchgeo: TorchGeo's class that fetches it in this layout, "" = none.
         note: what a user should know: what is unsure, what is decided here.
     """
@@ -110,8 +109,6 @@ class Entry:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     masks: Mapping[str, MaskSettings] = field(default_factory=dict)
     coordinates: str = ""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
     torchgeo: str = ""
     note: str = ""
 

@@ -114,7 +114,7 @@ sen4agrinet/
     reader=_items,
     variants=("random", "tiles"),
     masks={"": MaskSettings(classes=tuple(CODES), values=tuple(CODES.values()), others="ignore")},
-    coordinates="",
+    coordinates="x and y in the netCDF files",
     note="Read with h5py (pip install 'terrasieve[hdf5]'). Splits, 60/20/20 over patches or over whole tiles, are "
     "drawn by key: no list is published. Unsure: whether all files hold x and y of the pixels, which give the place.",
 )

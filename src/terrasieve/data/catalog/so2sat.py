@@ -100,6 +100,7 @@ so2sat/
     marks=("random/training.h5", "block/training.h5", "culture_10/training.h5", "training.h5", "testing.h5"),
     reader=_items,
     variants=("random", "block", "culture-10"),
+    coordinates="*_geo.h5 of version 4 (culture-10)",
     note="Read with h5py (pip install 'terrasieve[hdf5]'), image by image from the HDF5 files. Sentinel-1 is not read. "
     "Version 2 publishes 352,366 / 24,119 / 24,188 images. Places exist for version 2's order alone.",
 )
