@@ -39,6 +39,7 @@ ORDER = [
         "analyse",
         "subsets",
         "mapping",
+        "cataloguing",
         "display",
         "sweep",
         "watch",

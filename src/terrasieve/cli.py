@@ -18,6 +18,7 @@ from terrasieve.commands import (
     audit,
     bench,
     curate,
+    datasets,
     datasheet,
     evaluate,
     map,
@@ -184,6 +185,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (review.review, review.EXAMPLES),
     (shard.shard, shard.EXAMPLES),
     (datasheet.datasheet, datasheet.EXAMPLES),
+    (datasets.datasets, datasets.EXAMPLES),
     (subset.subset, subset.EXAMPLES),
     (split.split, split.EXAMPLES),
 ]

@@ -16,7 +16,7 @@ EXAMPLES = (
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    task: Annotated[str, typer.Option(help="folder:PATH (class folders) or manifest:PATH.")],
+    task: Annotated[str, typer.Option(help="folder:PATH, manifest:PATH or catalog:NAME@PATH.")],
     split: Annotated[
         str | None, typer.Option(help="CSV (path, split), random:0.8, blocks:2,buffer_km=10 or regions:8.")
     ] = None,
@@ -38,18 +38,19 @@ def evaluate(
 
     if pool not in ("mean", "cls"):
         raise UserError(f"--pool: {pool!r} is not one of mean, cls.")
+    from terrasieve.data import catalog
+    from terrasieve.data.masks import masks_of
+
+    settings = masks_of(masks) if masks is not None else catalog.masks_of(task)
     with counting("features", "images") as tick:
-        if masks is not None:
-            from terrasieve.data.masks import masks_of
+        if settings is not None:
             from terrasieve.evaluate import patches
 
             if "knn" not in protocol.split(","):
                 raise UserError(
                     f"--protocol {protocol}: images with masks are scored by knn; adapt trains a segmenter."
                 )
-            scores = assess.evaluate_masks(
-                run, task, masks_of(masks), split=split, seed=seed, workers=workers, on_images=tick
-            )
+            scores = assess.evaluate_masks(run, task, settings, split=split, seed=seed, workers=workers, on_images=tick)
             notes = [*scores[0].settings["notes"], patches.said(scores[0].settings)]
         else:
             scores, found = assess.evaluate_run(
@@ -58,7 +59,7 @@ def evaluate(
             )  # fmt: skip
             notes = scores[0].settings["notes"] if scores else list(found.notes)
     out.print(rich_table(scores))
-    if masks is None and (correlations := geography.read(run / assess.GEOGRAPHY)):
+    if settings is None and (correlations := geography.read(run / assess.GEOGRAPHY)):
         out.print(geography.rich_table(correlations))
     for note in notes:
         out.print(f"note: {note}", markup=False)

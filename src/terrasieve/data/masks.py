@@ -8,14 +8,14 @@ FLAIR's declare a broken one).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from terrasieve import settings_file
 from terrasieve.batch import IGNORED
@@ -30,31 +30,40 @@ class MaskSettings(Section):
 
     Attributes:
         replace: text in the image's uri, at its last occurrence, and what stands there in its mask's: ["image.tif",
-            "mask.tif"], ["images/", "masks/"].
+            "mask.tif"], ["images/", "masks/"]. None = the catalog knows the masks of its data sets.
         suffix: ending of the masks' names where it is not the images' one: ".png".
         classes: names, in the order of the class numbers.
         values: the number in the file of each class; None = 0, 1, 2, ...
+        merge: numbers in the file that stand for another one, of a class: {14: 13} makes one class of both.
         ignore: numbers in the file that are not scored. A mask's declared no-data is one of them unless it is a class.
+        others: what a number is that is named nowhere here: an error, or one that is not scored.
     """
 
-    replace: tuple[str, str]
+    replace: tuple[str, str] | None = None
     suffix: str | None = None
     classes: tuple[str, ...]
     values: tuple[int, ...] | None = None
+    merge: dict[int, int] = Field(default_factory=dict)
     ignore: tuple[int, ...] = ()
+    others: Literal["error", "ignore"] = "error"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if not 2 <= len(self.classes) <= IGNORED:
             raise ValueError(f"classes: {len(self.classes)} names; a segmentation has 2 to {IGNORED} classes")
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name is given twice; to make one class of two numbers is not possible")
+            raise ValueError(
+                "classes: a name is given twice; to make one class of two numbers, name it once and use merge"
+            )
         if self.values is not None and len(self.values) != len(self.classes):
             raise ValueError(f"values: {len(self.values)} numbers for {len(self.classes)} classes; give one for each")
         twice = [v for v in self.numbers if self.numbers.count(v) > 1 or v in self.ignore]
         if twice:
             raise ValueError(f"values: {twice[0]} stands for two classes, or for one and in ignore")
-        if not self.replace[0]:
+        lost = [v for v, into in self.merge.items() if v in (*self.numbers, *self.ignore) or into not in self.numbers]
+        if lost:
+            raise ValueError(f"merge: {lost[0]} is a class or ignored already, or does not stand for a class's number")
+        if self.replace is not None and not self.replace[0]:
             raise ValueError("replace: the text to be replaced is empty")
         return self
 
@@ -65,6 +74,8 @@ class MaskSettings(Section):
 
     def uri_of(self, image_uri: str) -> str | None:
         """Return the uri of an image's mask, or None if the image's does not hold the text to replace."""
+        if self.replace is None:
+            return None
         before, found, after = image_uri.rpartition(self.replace[0])
         if not found:
             return None
@@ -144,8 +155,9 @@ class Masks:
     def _numbered(self, uri: str, raw: NDArray[Any], valid: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
         """Turn the numbers of the file into class numbers."""
         settings = self.settings
-        values = np.array([*settings.numbers, *settings.ignore])
-        numbers = np.array([*range(len(settings.classes)), *(IGNORED for _ in settings.ignore)], np.uint8)
+        values = np.array([*settings.numbers, *settings.merge, *settings.ignore])
+        merged = (settings.numbers.index(into) for into in settings.merge.values())
+        numbers = np.array([*range(len(settings.classes)), *merged, *(IGNORED for _ in settings.ignore)], np.uint8)
         order = values.argsort()
         values, numbers = values[order], numbers[order]
         if raw.dtype == np.uint8 and values[0] >= 0 and values[-1] <= 255:
@@ -156,7 +168,9 @@ class Masks:
         else:
             place = np.searchsorted(values, raw).clip(max=len(values) - 1)
             found, mask = values[place] == raw, numbers[place]
-        if not found.all():
+        if settings.others == "ignore":
+            mask = np.where(found, mask, np.uint8(IGNORED))
+        elif not found.all():
             no_data = ~found if valid is None else ~found & ~valid
             if valid is None or not (found | no_data).all():
                 raise UserError(_foreign(uri, raw[~found if valid is None else ~found & valid], settings))
@@ -164,12 +178,13 @@ class Masks:
         return np.ascontiguousarray(mask)
 
 
-def find_masks(images: Images, settings: MaskSettings) -> Masks:
+def find_masks(images: Images, settings: MaskSettings, given: Mapping[str, str] | None = None) -> Masks:
     """Find the mask of every image, and look at its header.
 
     Args:
         images: rows of a manifest.
         settings: where masks are and what their numbers mean.
+        given: uri of each image's mask; None = as the settings say.
 
     Raises:
         UserError: an image without a mask, or a mask of another size, of several bands or of colours; names the file.
@@ -181,10 +196,11 @@ def find_masks(images: Images, settings: MaskSettings) -> Masks:
     sizes: dict[str, tuple[int, int]] = {}  # of masks
     wholes: dict[str, tuple[int, int]] = {}  # of files that rows are windows of
     for row, uri in enumerate(images.uris):
-        mask_uri = settings.uri_of(uri)
+        mask_uri = settings.uri_of(uri) if given is None else given.get(uri)
         if mask_uri is None or mask_uri == uri:
+            before, after = settings.replace or ("nothing", "nothing")
             raise UserError(
-                f"task.masks.replace: {settings.replace[0]!r} is to become {settings.replace[1]!r} to find an image's "
+                f"task.masks.replace: {before!r} is to become {after!r} to find an image's "
                 f"mask, but that gives none for {uri}. Replace what every image's name has, or index the images alone "
                 "(terrasieve index FOLDER --pattern '*image.tif')."
             )

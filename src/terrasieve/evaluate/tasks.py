@@ -2,25 +2,29 @@
 
 First stage of an evaluation; the integrator reads ``Task.uris`` and ``Task.windows`` through ``imagery`` and gives the
 features to ``evaluate.protocol``. A task comes from class folders or from a manifest, its split from a CSV, from the
-source itself, or from a keyed stratified draw.
+source itself, or from a keyed stratified draw. Public data sets are tasks by name (``data.catalog``).
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from terrasieve import manifest
+from terrasieve.curate import catalogued
 from terrasieve.curate.tables import absolute
+from terrasieve.data import catalog
 from terrasieve.errors import UserError
 from terrasieve.evaluate import split_files, splits
+from terrasieve.evaluate.copies import count_copies
 from terrasieve.evaluate.dividing import SPLITS, Row, Window, divide_rows, split_name
 from terrasieve.evaluate.metrics import Kind
 from terrasieve.evaluate.splits import SplitSettings
@@ -42,6 +46,7 @@ class Task:
         kind: "multiclass" or "multilabel".
         leaked: test entries whose file is byte for byte one of train or val.
         notes: sentences on what was left out and what leaks, for the report.
+        known: by uri, what the source says of an image beside its labels, in manifest columns.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Task:
     kind: Kind
     leaked: int = 0
     notes: tuple[str, ...] = ()
+    known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str | None = None) -> Task:
@@ -60,12 +66,13 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str
 
     Args:
         spec: ``folder:PATH`` (the class is the name of the folder that an image lies in, at any depth below PATH),
-            ``manifest:PATH`` or a path that ends in ``.parquet`` (label or labels, kept rows only).
+            ``manifest:PATH`` or a path that ends in ``.parquet`` (label or labels, kept rows only), or
+            ``catalog:NAME[/VARIANT][@PATH]`` (a public data set, see ``terrasieve datasets``).
         split: a CSV with the columns path, split and optionally window and class or label (paths absolute or relative
             to PATH; the CSV's own path relative to PATH or to the working folder); ``random:0.8`` for that share of
             training samples, the rest test; of a manifest ``blocks:2,buffer_km=10`` or ``regions:8`` (see
             ``splits.parse``); None = the source's own (a manifest's column; folders train, val, test at the top of
-            PATH) or else ``random:0.8``.
+            PATH; the catalog's) or else ``random:0.8``.
         seed: keys the random split.
         column: of a manifest, ``label`` (one class) or ``labels``; None = label where any row has one, else labels.
 
@@ -75,21 +82,29 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str
     prefix, path = parse(spec)
     notes: list[str] = []
     spatial = splits.parse(split or "", seed)
-    if spatial and prefix == "folder":
+    if spatial and prefix != "manifest":
+        make = f"index {path} -o" if prefix == "folder" else f"datasets {spec.removeprefix(catalog.PREFIX)} -o"
         raise UserError(
-            f"split {split!r} needs coordinates, which a folder does not give: terrasieve index {path} -o "
-            "FILE.parquet, then --task manifest:FILE.parquet"
+            f"split {split!r} needs coordinates, which a {prefix} does not give: terrasieve {make} FILE.parquet, "
+            "then --task manifest:FILE.parquet"
         )
     split = None if spatial else split
-    rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, column, spatial, notes)
-    rows, names, targets = divide_rows(rows, split, path if prefix == "folder" else path.parent, seed, notes)
+    name = path.stem
+    known: dict[str, dict[str, Any]] = {}
+    if prefix == "catalog":
+        rows, name, path = _catalog_rows(spec, notes, known)
+    elif prefix == "folder":
+        rows = _folder_rows(path, notes)
+    else:
+        rows = _manifest_rows(path, column, spatial, notes, known)
+    rows, names, targets = divide_rows(rows, split, path.parent if prefix == "manifest" else path, seed, notes)
     parts = tuple(str(row.split) for row in rows)
     _check_parts(spec, parts, names, targets, notes)
-    leaked = _count_leaks(rows)
+    leaked = count_copies(rows)
     if leaked:
         notes.append(f"{leaked} test images are byte for byte images of train or val")
     return Task(
-        name=path.stem,
+        name=name,
         uris=tuple(row.uri for row in rows),
         windows=tuple(row.window for row in rows),
         class_names=names,
@@ -98,18 +113,23 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str
         kind="multilabel" if targets.ndim == 2 else "multiclass",
         leaked=leaked,
         notes=tuple(notes),
+        known=known,
     )
 
 
 def parse(spec: str) -> tuple[str, Path]:
-    """Tell a task's kind of source, folder or manifest, and its path."""
+    """Tell a task's kind of source (folder, manifest or catalog) and its path."""
+    if spec.startswith(catalog.PREFIX):
+        return "catalog", catalog.parse(spec)[2]
     prefix, colon, rest = spec.partition(":")
     if not colon and spec.endswith(".parquet"):
         prefix, rest = "manifest", spec
     if prefix not in ("folder", "manifest") or not rest:
-        near = difflib.get_close_matches(prefix, ["folder", "manifest"], n=1) if colon else ["folder"]
+        near = difflib.get_close_matches(prefix, ["folder", "manifest", "catalog"], n=1) if colon else ["folder"]
         meant = f"; did you mean {near[0]}:{rest if colon else spec}" if near else ""
-        raise UserError(f"unknown task {spec!r}{meant}. A task is folder:PATH, manifest:PATH or FILE.parquet")
+        raise UserError(
+            f"unknown task {spec!r}{meant}. A task is folder:PATH, manifest:PATH, FILE.parquet or catalog:NAME@PATH"
+        )
     path = Path(absolute(Path(rest).expanduser()))
     if prefix == "folder" and not path.is_dir():
         raise UserError(f"task {spec!r}: there is no folder {path}")
@@ -134,15 +154,26 @@ def _folder_rows(root: Path, notes: list[str]) -> list[Row]:
     return rows
 
 
-def _manifest_rows(path: Path, column: str | None, spatial: SplitSettings | None, notes: list[str]) -> list[Row]:
-    names = ["uri", "window", "split", "label", "labels", "keep"]
-    table = manifest.read(path, split_files.COLUMNS if spatial else names)
+def _catalog_rows(spec: str, notes: list[str], known: dict[str, dict[str, Any]]) -> tuple[list[Row], str, Path]:
+    """Return rows, name and folder of a public data set; ``known`` gets what else there is to say of its images."""
+    found = catalogued.gather(spec)
+    notes += found.notes
+    known.update((row["uri"], row) for row in found.entries)
+    return [Row(uri, labels, split=part) for uri, labels, part in catalogued.labelled(found)], found.name, found.root
+
+
+def _manifest_rows(
+    path: Path, column: str | None, spatial: SplitSettings | None, notes: list[str], known: dict[str, dict[str, Any]]
+) -> list[Row]:
+    names = ["uri", "window", "split", "label", "labels", "keep", "bands"]
+    table = manifest.read(path, list(dict.fromkeys([*split_files.COLUMNS, *names])) if spatial else names)
     chosen, total = table.filter(pc.fill_null(table["keep"], False)), len(table)
     dropped = total - len(chosen)
     if spatial:
         chosen, told = split_files.divided(chosen, spatial)
         notes += told
     kept = chosen.select(names).to_pylist()
+    known.update((row["uri"], {"uri": row["uri"], "bands": row["bands"]}) for row in kept if row["bands"])
     single = column == "label" if column else any(row["label"] for row in kept)
     rows = []
     for row in kept:
@@ -177,20 +208,3 @@ def _check_parts(spec: str, parts: tuple[str, ...], names: tuple[str, ...], targ
     if targets.ndim == 1:
         raise UserError(f"task {spec!r}: {listed}; remove them or give another split")
     notes.append(listed)
-
-
-def _count_leaks(rows: list[Row]) -> int:
-    """Count test rows whose bytes (and window) train or val hold too; only files of equal size are read."""
-    by_size: dict[int, list[Row]] = defaultdict(list)
-    for row in rows:
-        path = Path(row.uri)
-        if path.is_file():  # a URL would have to be fetched
-            by_size[path.stat().st_size].append(row)
-    leaked = 0
-    for same in by_size.values():
-        if len({row.split == "test" for row in same}) < 2:
-            continue
-        digests = {uri: hashlib.blake2b(Path(uri).read_bytes()).digest() for uri in {row.uri for row in same}}
-        known = {(digests[row.uri], row.window) for row in same if row.split != "test"}
-        leaked += sum((digests[row.uri], row.window) in known for row in same if row.split == "test")
-    return leaked

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from terrasieve.data import catalog
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.batches import check_size
 from terrasieve.data.loader import LoaderSettings
@@ -152,7 +153,8 @@ class TaskSettings(Section):
     """What is to be learned, and on which images.
 
     Attributes:
-        data: ``folder:PATH`` (class folders), ``manifest:PATH`` or ``FILE.parquet`` (labels in its columns).
+        data: ``folder:PATH`` (class folders), ``manifest:PATH`` or ``FILE.parquet`` (labels in its columns), or
+            ``catalog:NAME[/VARIANT][@PATH]`` (a public data set, whose masks are known).
         split: CSV with path and split, ``random:0.8``, or ``blocks:2,buffer_km=10`` (``evaluate.splits``); None = the
             source's own, see ``evaluate.tasks.load_task``.
         labels: column of a manifest, ``label`` (one class each) or ``labels``; None = label where any row has one.
@@ -163,6 +165,14 @@ class TaskSettings(Section):
     split: str | None = None
     labels: Literal["label", "labels"] | None = None
     masks: MaskSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _catalogued(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("masks"):
+            return given
+        masks = catalog.masks_of(str(given.get("data")))
+        return given if masks is None else {**given, "masks": masks}
 
 
 class AdaptSettings(LoopSettings):
