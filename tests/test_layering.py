@@ -39,6 +39,7 @@ ORDER = [
         "predict",
         "analyse",
         "subsets",
+        "cataloguing",
         "display",
         "sweep",
         "watch",

@@ -14,7 +14,19 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import audit, bench, curate, datasheet, overlaps, redundancy, review, shard, steps, subset
+from terrasieve.commands import (
+    audit,
+    bench,
+    curate,
+    datasets,
+    datasheet,
+    overlaps,
+    redundancy,
+    review,
+    shard,
+    steps,
+    subset,
+)
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -114,7 +126,7 @@ def index(
 )
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    task: Annotated[str, typer.Option(help="folder:PATH (class folders) or manifest:PATH.")],
+    task: Annotated[str, typer.Option(help="folder:PATH (class folders), manifest:PATH or catalog:NAME@PATH.")],
     split: Annotated[str | None, typer.Option(help="CSV with path and split, or random:0.8.")] = None,
     protocol: Annotated[str, typer.Option(help="Comma-separated: knn, linear.")] = "knn,linear",
     pool: Annotated[str, typer.Option(help="mean (patch tokens) or cls.")] = "mean",
@@ -197,6 +209,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (review.review, review.EXAMPLES),
     (shard.shard, shard.EXAMPLES),
     (datasheet.datasheet, datasheet.EXAMPLES),
+    (datasets.datasets, datasets.EXAMPLES),
     (subset.subset, subset.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:

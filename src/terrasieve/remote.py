@@ -40,6 +40,15 @@ def read_range(url: str, start: int, stop: int) -> bytes:
         raise _plain(url, error) from error
 
 
+def size(url: str) -> int:
+    """Return the bytes of a file; errors as of :func:`open_url`."""
+    system, path = _system(url)
+    try:
+        return int(system.size(path) or 0)
+    except Exception as error:
+        raise _plain(url, error) from error
+
+
 def _system(url: str) -> tuple[Any, str]:
     import fsspec
 

@@ -135,6 +135,18 @@ def scan(
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     gathered = gather(paths, pattern=pattern, labels=labels, csv=csv, all_files=all_files)
+    return scan_entries(gathered, verify=verify, workers=workers, max_pixels=max_pixels, on_file=on_file)
+
+
+def scan_entries(
+    gathered: Gathered,
+    *,
+    verify: Verify = "ends",
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    on_file: Callable[[int, int], None] | None = None,
+) -> ScanResult:
+    """Index what is listed already, in the order given; for the other arguments see :func:`scan`."""
     inspect = partial(inspect_files, verify=verify, max_pixels=max_pixels)
     summary = Summary(ignored=gathered.ignored, notes=gathered.notes)
     rows = []
@@ -221,6 +233,9 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 def _described(row: dict[str, Any], entry: Entry, found: Header) -> dict[str, Any]:
     """Join a header and an entry; what the entry says goes first, and a place without an outline is a point."""
+    if len(row.get("bands") or found.bands) != len(found.bands):
+        named = f"{len(row['bands'])} bands ({', '.join(row['bands'])})"
+        raise UnreadableImage(entry["uri"], "other_bands", f"{named} are expected, the file has {len(found.bands)}")
     size = found.width, found.height
     transform, crs = found.transform, found.crs
     if transform is None and "bounds" in entry and "epsg" in entry:

@@ -17,6 +17,7 @@ from typing import Any
 from terrasieve.curate.folders import Labels, Places, files_below
 from terrasieve.curate.tables import absolute, read_csv
 from terrasieve.errors import UserError
+from terrasieve.imagery import derived
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".gtiff", ".jp2", ".j2k", ".webp", ".bmp"})
 Entry = dict[str, Any]  # manifest columns known so far; "reason" when the file is already known to be unusable
@@ -60,7 +61,7 @@ def gather(
             found = _walk(path, pattern, all_files, labels, gathered)
         elif path.suffix.lower() == ".csv" and path.is_file():
             found = read_csv(path, gathered.notes)
-        elif path.exists() or path.is_symlink():
+        elif path.exists() or path.is_symlink() or derived.parse(str(path)) is not None:
             found = [{"uri": absolute(path)}]
             if labels == "folder":
                 found[0]["label"] = path.absolute().parent.name

@@ -8,7 +8,7 @@ FLAIR's declare a broken one).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,14 +28,14 @@ class MaskSettings(Section):
 
     Attributes:
         replace: text in the image's uri, at its last occurrence, and what stands there in its mask's: ["image.tif",
-            "mask.tif"], ["images/", "masks/"].
+            "mask.tif"], ["images/", "masks/"]. None = the catalog knows the masks of its data sets.
         suffix: ending of the masks' names where it is not the images' one: ".png".
         classes: names, in the order of the class numbers.
         values: the number in the file of each class; None = 0, 1, 2, ...
         ignore: numbers in the file that are not scored. A mask's declared no-data is one of them unless it is a class.
     """
 
-    replace: tuple[str, str]
+    replace: tuple[str, str] | None = None
     suffix: str | None = None
     classes: tuple[str, ...]
     values: tuple[int, ...] | None = None
@@ -52,7 +52,7 @@ class MaskSettings(Section):
         twice = [v for v in self.numbers if self.numbers.count(v) > 1 or v in self.ignore]
         if twice:
             raise ValueError(f"values: {twice[0]} stands for two classes, or for one and in ignore")
-        if not self.replace[0]:
+        if self.replace is not None and not self.replace[0]:
             raise ValueError("replace: the text to be replaced is empty")
         return self
 
@@ -63,6 +63,8 @@ class MaskSettings(Section):
 
     def uri_of(self, image_uri: str) -> str | None:
         """Return the uri of an image's mask, or None if the image's does not hold the text to replace."""
+        if self.replace is None:
+            return None
         before, found, after = image_uri.rpartition(self.replace[0])
         if not found:
             return None
@@ -150,12 +152,13 @@ class Masks:
         return np.ascontiguousarray(mask)
 
 
-def find_masks(images: Images, settings: MaskSettings) -> Masks:
+def find_masks(images: Images, settings: MaskSettings, given: Mapping[str, str] | None = None) -> Masks:
     """Find the mask of every image, and look at its header.
 
     Args:
         images: rows of a manifest.
         settings: where masks are and what their numbers mean.
+        given: uri of each image's mask; None = as the settings say.
 
     Raises:
         UserError: an image without a mask, or a mask of another size, of several bands or of colours; names the file.
@@ -167,10 +170,11 @@ def find_masks(images: Images, settings: MaskSettings) -> Masks:
     sizes: dict[str, tuple[int, int]] = {}  # of masks
     wholes: dict[str, tuple[int, int]] = {}  # of files that rows are windows of
     for row, uri in enumerate(images.uris):
-        mask_uri = settings.uri_of(uri)
+        mask_uri = settings.uri_of(uri) if given is None else given.get(uri)
         if mask_uri is None or mask_uri == uri:
+            before, after = settings.replace or ("nothing", "nothing")
             raise UserError(
-                f"task.masks.replace: {settings.replace[0]!r} is to become {settings.replace[1]!r} to find an image's "
+                f"task.masks.replace: {before!r} is to become {after!r} to find an image's "
                 f"mask, but that gives none for {uri}. Replace what every image's name has, or index the images alone "
                 "(terrasieve index FOLDER --pattern '*image.tif')."
             )

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from terrasieve import keyed, manifest
-from terrasieve.curate.scan import scan
+from terrasieve.curate import catalogued
+from terrasieve.curate.scan import scan, scan_entries
+from terrasieve.curate.sources import Gathered
 from terrasieve.data import images as imagery
 from terrasieve.data.images import Images
 from terrasieve.data.masks import Masks, find_masks
@@ -95,19 +97,24 @@ def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     """Divide the images of a manifest, which have masks."""
     assert task.masks is not None
     prefix, path = tasks.parse(task.data)
-    if prefix != "manifest":
+    notes: list[str] = []
+    uris: dict[str, str] | None = None
+    if prefix == "catalog":
+        found = catalogued.gather(task.data)
+        table, uris, notes = catalogued.table_of(found), found.masks, list(found.notes)
+    elif prefix == "manifest":
+        table = manifest.read(path)
+    else:
         raise UserError(
             f"task.data {task.data!r}: images with masks are named by a manifest; make one with terrasieve index."
         )
-    notes: list[str] = []
-    table = manifest.read(path)
     table = table.filter(pc.fill_null(table["keep"], False))
     split, chosen = _split_rows(table, task.split, path.parent, notes)
     table = table.take(pa.array(chosen))
     images = imagery.from_table(table, bands)
     split, more = with_validation(split, None)
     rows = _rows_by_part(task, split)
-    masks = find_masks(images, task.masks)
+    masks = find_masks(images, task.masks, uris)
     _look_into(masks)
     return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
 
@@ -181,7 +188,13 @@ def images_of(task: tasks.Task, bands: tuple[str, ...] | None) -> tuple[pa.Table
         A manifest of the images and the images themselves, for each its entry of the task, and a note for every image
         that is left out because it cannot be read.
     """
-    found = {row["uri"]: row for row in scan(sorted(set(task.uris)), labels="none").table.to_pylist()}
+    uris = sorted(set(task.uris))
+    if task.known:
+        listed = Gathered(entries=[dict(task.known[uri]) for uri in uris])
+        scanned = scan_entries(listed, verify="header")
+    else:
+        scanned = scan(uris, labels="none")
+    found = {row["uri"]: row for row in scanned.table.to_pylist()}
     rows: list[dict[str, Any]] = []
     entries: list[int] = []
     notes: list[str] = []

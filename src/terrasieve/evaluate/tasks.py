@@ -2,24 +2,28 @@
 
 First stage of an evaluation; the integrator reads ``Task.uris`` and ``Task.windows`` through ``imagery`` and gives the
 features to ``evaluate.protocol``. A task comes from class folders or from a manifest, its split from a CSV, from the
-source itself, or from a keyed stratified draw.
+source itself, or from a keyed stratified draw. Public data sets are tasks by name (``data.catalog``).
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
-import hashlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from terrasieve import manifest
+from terrasieve.curate import catalogued
 from terrasieve.curate.tables import absolute
+from terrasieve.data import catalog
 from terrasieve.errors import UserError
+from terrasieve.evaluate.copies import count_copies
 from terrasieve.evaluate.metrics import Kind
 from terrasieve.evaluate.probe import held_out
 
@@ -43,6 +47,7 @@ class Task:
         kind: "multiclass" or "multilabel".
         leaked: test entries whose file is byte for byte one of train or val.
         notes: sentences on what was left out and what leaks, for the report.
+        known: by uri, what the source says of an image beside its labels, in manifest columns.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Task:
     kind: Kind
     leaked: int = 0
     notes: tuple[str, ...] = ()
+    known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str
 
     Args:
         spec: ``folder:PATH`` (the class is the name of the folder that an image lies in, at any depth below PATH),
-            ``manifest:PATH`` or a path that ends in ``.parquet`` (label or labels, kept rows only).
+            ``manifest:PATH`` or a path that ends in ``.parquet`` (label or labels, kept rows only), or
+            ``catalog:NAME[/VARIANT][@PATH]`` (a public data set, see ``terrasieve datasets``).
         split: a CSV with the columns path, split and optionally class or label (paths absolute or relative to PATH; the
             CSV's own path relative to PATH or to the working folder); or ``random:0.8`` for that share of training
             samples, the rest test; None = the source's own (a manifest's column; folders train, val, test at the top
@@ -84,15 +91,21 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str
     """
     prefix, path = parse(spec)
     notes: list[str] = []
-    rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, column, notes)
-    rows, names, targets = divide_rows(rows, split, path if prefix == "folder" else path.parent, seed, notes)
+    name, known = path.stem, {}
+    if prefix == "catalog":
+        rows, name, path, known = _catalog_rows(spec, notes)
+    elif prefix == "folder":
+        rows = _folder_rows(path, notes)
+    else:
+        rows = _manifest_rows(path, column, notes)
+    rows, names, targets = divide_rows(rows, split, path.parent if prefix == "manifest" else path, seed, notes)
     parts = tuple(str(row.split) for row in rows)
     _check_parts(spec, parts, names, targets, notes)
-    leaked = _count_leaks(rows)
+    leaked = count_copies(rows)
     if leaked:
         notes.append(f"{leaked} test images are byte for byte images of train or val")
     return Task(
-        name=path.stem,
+        name=name,
         uris=tuple(row.uri for row in rows),
         windows=tuple(row.window for row in rows),
         class_names=names,
@@ -101,18 +114,23 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str
         kind="multilabel" if targets.ndim == 2 else "multiclass",
         leaked=leaked,
         notes=tuple(notes),
+        known=known,
     )
 
 
 def parse(spec: str) -> tuple[str, Path]:
-    """Tell a task's kind of source, folder or manifest, and its path."""
+    """Tell a task's kind of source (folder, manifest or catalog) and its path."""
+    if spec.startswith(catalog.PREFIX):
+        return "catalog", catalog.parse(spec)[2]
     prefix, colon, rest = spec.partition(":")
     if not colon and spec.endswith(".parquet"):
         prefix, rest = "manifest", spec
     if prefix not in ("folder", "manifest") or not rest:
-        near = difflib.get_close_matches(prefix, ["folder", "manifest"], n=1) if colon else ["folder"]
+        near = difflib.get_close_matches(prefix, ["folder", "manifest", "catalog"], n=1) if colon else ["folder"]
         meant = f"; did you mean {near[0]}:{rest if colon else spec}" if near else ""
-        raise UserError(f"unknown task {spec!r}{meant}. A task is folder:PATH, manifest:PATH or FILE.parquet")
+        raise UserError(
+            f"unknown task {spec!r}{meant}. A task is folder:PATH, manifest:PATH, FILE.parquet or catalog:NAME@PATH"
+        )
     path = Path(absolute(Path(rest).expanduser()))
     if prefix == "folder" and not path.is_dir():
         raise UserError(f"task {spec!r}: there is no folder {path}")
@@ -135,6 +153,14 @@ def _folder_rows(root: Path, notes: list[str]) -> list[Row]:
     if loose:
         notes.append(f"{loose} images lie in no class folder and are left out")
     return rows
+
+
+def _catalog_rows(spec: str, notes: list[str]) -> tuple[list[Row], str, Path, dict[str, dict[str, Any]]]:
+    """Return rows, name, folder and what else is known of the images of a public data set."""
+    found = catalogued.gather(spec)
+    notes += found.notes
+    rows = [Row(uri, labels, split=part) for uri, labels, part in catalogued.labelled(found)]
+    return rows, found.name, found.root, {row["uri"]: row for row in found.entries}
 
 
 def _manifest_rows(path: Path, column: str | None, notes: list[str]) -> list[Row]:
@@ -275,20 +301,3 @@ def _check_parts(spec: str, parts: tuple[str, ...], names: tuple[str, ...], targ
     if targets.ndim == 1:
         raise UserError(f"task {spec!r}: {listed}; remove them or give another split")
     notes.append(listed)
-
-
-def _count_leaks(rows: list[Row]) -> int:
-    """Count test rows whose bytes (and window) train or val hold too; only files of equal size are read."""
-    by_size: dict[int, list[Row]] = defaultdict(list)
-    for row in rows:
-        path = Path(row.uri)
-        if path.is_file():  # a URL would have to be fetched
-            by_size[path.stat().st_size].append(row)
-    leaked = 0
-    for same in by_size.values():
-        if len({row.split == "test" for row in same}) < 2:
-            continue
-        digests = {uri: hashlib.blake2b(Path(uri).read_bytes()).digest() for uri in {row.uri for row in same}}
-        known = {(digests[row.uri], row.window) for row in same if row.split != "test"}
-        leaked += sum((digests[row.uri], row.window) in known for row in same if row.split == "test")
-    return leaked

@@ -23,7 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from terrasieve import remote
-from terrasieve.imagery import formats, geo, members, tiff
+from terrasieve.imagery import derived, formats, geo, members, tiff
 from terrasieve.imagery.bands import guess_band_names
 from terrasieve.imagery.formats import MAX_PIXELS, check_size
 from terrasieve.imagery.unreadable import UnreadableImage
@@ -107,6 +107,9 @@ def header(
         UnreadableImage: with code and reason.
     """
     limits = max_pixels, max_pixels if max_tiled_pixels is None else max_tiled_pixels
+    made = derived.parse(uri)
+    if made is not None:
+        return derived.header(made, ends, max_pixels)
     if is_remote(uri):
         return _gdal_header(uri, "", *limits)
     with open_local(uri) as stream:

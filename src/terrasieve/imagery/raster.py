@@ -18,7 +18,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from terrasieve.imagery import formats, tiff
+from terrasieve.imagery import derived, formats, tiff
 from terrasieve.imagery.formats import MAX_PIXELS, check_size
 from terrasieve.imagery.headers import Header, header, is_binary, is_remote, last_words, open_gdal, open_local
 from terrasieve.imagery.unreadable import UnreadableImage
@@ -62,6 +62,9 @@ def read(
     Raises:
         UnreadableImage: truncated or broken data, a window outside the image, a missing band, too many pixels.
     """
+    made = derived.parse(uri)
+    if made is not None:
+        return derived.read(made, window, bands)
     kind = ""
     if not is_remote(uri):
         with open_local(uri) as stream:

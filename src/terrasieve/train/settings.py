@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from terrasieve.data import catalog
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.loader import LoaderSettings
 from terrasieve.data.masks import MaskSettings
@@ -150,7 +151,8 @@ class TaskSettings(Section):
     """What is to be learned, and on which images.
 
     Attributes:
-        data: ``folder:PATH`` (class folders), ``manifest:PATH`` or ``FILE.parquet`` (labels in its columns).
+        data: ``folder:PATH`` (class folders), ``manifest:PATH`` or ``FILE.parquet`` (labels in its columns), or
+            ``catalog:NAME[/VARIANT][@PATH]`` (a public data set, whose masks are known).
         split: CSV with path and split, or ``random:0.8``; None = the source's own, see ``evaluate.tasks.load_task``.
         labels: column of a manifest, ``label`` (one class each) or ``labels``; None = label where any row has one.
         masks: where the masks of the images are; given, the task is segmentation, and ``data`` a manifest.
@@ -160,6 +162,13 @@ class TaskSettings(Section):
     split: str | None = None
     labels: Literal["label", "labels"] | None = None
     masks: MaskSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _catalogued(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("masks") or not str(given.get("data")).startswith(catalog.PREFIX):
+            return given
+        return {**given, "masks": catalog.named(given["data"])[0].masks}
 
 
 class AdaptSettings(LoopSettings):
