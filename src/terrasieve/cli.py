@@ -17,6 +17,7 @@ from terrasieve import __version__, training
 from terrasieve.commands import (
     audit,
     bench,
+    boxes,
     curate,
     datasets,
     datasheet,
@@ -211,6 +212,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (datasheet.datasheet, datasheet.EXAMPLES),
     (datasets.datasets, datasets.EXAMPLES),
     (subset.subset, subset.EXAMPLES),
+    (boxes.boxes, boxes.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:
     app.command(epilog=_examples)(_command)

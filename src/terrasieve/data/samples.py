@@ -1,8 +1,8 @@
 """Samples: one image at a time, as the loader's workers make them.
 
 Between ``images`` and ``loader``. A sample is a dict with TorchGeo's names: ``image``, ``lon``, ``lat``, ``time``,
-``valid``, ``index``, and where the truth is known ``label``, ``mask``, ``redundancy``; with ``groups`` also its
-``neighbours``. Everything random about it is keyed by (seed, epoch, index).
+``valid``, ``index``, and where the truth is known ``label``, ``mask``, ``redundancy``, ``objects``; with ``groups``
+also its ``neighbours``. Everything random about it is keyed by (seed, epoch, index).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from terrasieve import keyed
 from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import ImageSettings, random_crop, resize, resize_valid, turn
+from terrasieve.data.boxes import Found
 from terrasieve.data.groups import Groups, turned
 from terrasieve.data.images import Images
 from terrasieve.data.pairs import KINDS
@@ -95,6 +96,8 @@ class TrainSamples(Dataset[Sample]):
             for name in SPREAD:
                 if part[name] is not None:
                     part[name] = turn(part[name], mirror_x, mirror_y, quarters)
+            if part["objects"] is not None:
+                part["objects"] = part["objects"].turned(mirror_x, mirror_y, quarters, height, width)
         sample = parts[0]
         if group is not None:
             sample |= {"neighbours": parts[1:], "kinds": group.kinds, "overlap": group.overlap}
@@ -132,6 +135,7 @@ def _read(
         "label": None if truth.labels is None else truth.labels[row],
         "mask": truth.read_mask(row, crop, height, width),
         "redundancy": truth.patch_redundancy(row),
+        "objects": truth.read_boxes(row, crop, height, width),
         "lon": images.lon[row],
         "lat": images.lat[row],
         "time": images.time[row],
@@ -153,9 +157,19 @@ def collate(samples: list[Sample]) -> Batch:
         label=torch.stack(known["label"]) if "label" in known else None,
         mask=torch.stack(known["mask"]) if "mask" in known else None,
         redundancy=torch.stack([grid.flatten() for grid in known["redundancy"]]) if "redundancy" in known else None,
+        **(_objects([sample["objects"] for sample in samples]) if samples[0]["objects"] is not None else {}),
         skipped=tuple(skip for sample in samples for skip in sample["skipped"]),
         **(_neighbours(samples) if "neighbours" in samples[0] else {}),
     )
+
+
+def _objects(found: list[Found]) -> dict[str, Tensor]:
+    """Lay objects side by side, filled up to the largest number of an image; see ``Batch``."""
+    fill = nn.utils.rnn.pad_sequence
+    return {
+        "objects": fill([own.polygons for own in found], batch_first=True),
+        "object_classes": fill([own.numbers for own in found], batch_first=True, padding_value=-1),
+    }
 
 
 def _valid(samples: list[Sample]) -> Tensor | None:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from terrasieve.boxes.oriented import bounds, from_polygons
 from terrasieve.errors import UserError
-from terrasieve.evaluate.average_precision import Matches, Objects, Rule, average_precision, match
+from terrasieve.evaluate.average_precision import COUNTED, DIFFICULT, Matches, Objects, Rule, average_precision, match
 from terrasieve.evaluate.metrics import resample_counts
 from terrasieve.evaluate.protocol import Score
 from terrasieve.keyed import numpy_generator
@@ -37,6 +38,18 @@ def matched(found: list[Objects], truth: list[Objects], classes: int) -> Matched
         "coco": match(found, truth, classes, THRESHOLDS, "coco"),
         "voc": match(found, truth, classes, THRESHOLDS[:1], "voc"),
     }
+
+
+def of_detections(detections_KF: Tensor) -> Objects:
+    """Read what a detector's ``predict`` returns for one image: (K, F + 2), a box, a score and a class or -1 each."""
+    there = detections_KF[:, -1] >= 0
+    return Objects(detections_KF[there, :-2], detections_KF[there, -1].long(), detections_KF[there, -2])
+
+
+def of_truth(polygons: Tensor, numbers: Tensor, difficult: Tensor, width: int) -> Objects:
+    """Make the true objects of one image of their corners: horizontal boxes (``width`` 4) or oriented ones (5)."""
+    boxes = bounds(polygons) if width == 4 else from_polygons(polygons)
+    return Objects(boxes, numbers, torch.where(difficult, DIFFICULT, COUNTED))
 
 
 def values(found: Matched, classes: Sequence[str] = ()) -> dict[str, float]:

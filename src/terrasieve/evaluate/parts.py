@@ -22,6 +22,7 @@ from terrasieve.curate import catalogued
 from terrasieve.curate.scan import scan, scan_entries
 from terrasieve.curate.sources import Gathered
 from terrasieve.data import images as imagery
+from terrasieve.data.boxes import find_boxes
 from terrasieve.data.images import Images
 from terrasieve.data.masks import Masks, find_masks
 from terrasieve.data.truth import Truth
@@ -32,7 +33,7 @@ from terrasieve.train.settings import TaskSettings
 
 LEAST = {"train": 1, "val": 2, "test": 1}
 LOOKED_INTO = 256  # masks read before a run starts
-Kind = Literal["multiclass", "multilabel", "segmentation"]
+Kind = Literal["multiclass", "multilabel", "segmentation", "detection"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     Raises:
         UserError: for anything that is wrong with the task.
     """
-    if task.masks is not None:
+    if task.masks is not None or task.boxes is not None:
         return _divide_dense(task, bands)
     found = tasks.load_task(task.data, task.split, column=task.labels)
     table, images, entries, notes = images_of(found, bands)
@@ -94,19 +95,19 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
 
 
 def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
-    """Divide the images of a manifest, which have masks."""
-    assert task.masks is not None
+    """Divide the images of a manifest, which have masks or boxes."""
     prefix, path = tasks.parse(task.data)
     notes: list[str] = []
     uris: dict[str, str] | None = None
-    if prefix == "catalog":
+    if prefix == "catalog" and task.boxes is None:
         found = catalogued.gather(task.data)
         table, uris, notes = catalogued.table_of(found), found.masks, list(found.notes)
     elif prefix == "manifest":
         table = manifest.read(path)
     else:
         raise UserError(
-            f"task.data {task.data!r}: images with masks are named by a manifest; make one with terrasieve index."
+            f"task.data {task.data!r}: images with masks or boxes are named by a manifest; make one with "
+            "terrasieve index, or of a public data set with terrasieve datasets NAME -o FILE.parquet."
         )
     table = table.filter(pc.fill_null(table["keep"], False))
     split, chosen = _split_rows(table, task.split, path.parent, notes)
@@ -114,6 +115,10 @@ def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     images = imagery.from_table(table, bands)
     split, more = with_validation(split, None)
     rows = _rows_by_part(task, split)
+    if task.boxes is not None:
+        boxes, told = find_boxes(table, path, task.boxes)
+        return Divided(table, images, Truth(boxes=boxes), rows, boxes.classes, "detection", (*notes, *more, *told))
+    assert task.masks is not None
     masks = find_masks(images, task.masks, uris)
     _look_into(masks)
     return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
