@@ -207,7 +207,9 @@ def _classes(names: list[str], settings: BoxSettings) -> tuple[str, ...]:
 
 def _polygons(rows: list[dict], settings: BoxSettings, path: Path) -> Tensor:  # type: ignore[type-arg]
     if not settings.oriented:
-        return rectangle(torch.tensor([row["xyxy"] for row in rows]))
+        flat = torch.tensor([row["xyxy"] for row in rows])
+        proper = (flat[:, 2:] > flat[:, :2]).all(1, keepdim=True)
+        return rectangle(torch.where(proper, flat, torch.nan))  # with its edges swapped it has no area either
     lacking = sum(row["obb"] is None for row in rows)
     if lacking:
         raise UserError(

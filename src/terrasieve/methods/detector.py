@@ -24,6 +24,8 @@ from terrasieve.nn.simple_pyramid import SimplePyramid
 from terrasieve.section import Section
 from terrasieve.sieve.ragged import Ragged
 
+PICTURED_SCORE = 0.3  # detections with less are not drawn
+
 
 class DetectorSettings(Section):
     """A detector's choices; ``terrasieve adapt`` fills in what the task says.
@@ -126,3 +128,8 @@ def padded(rows: list[Tensor], count: int, width: int) -> Tensor:
     for image, own in enumerate(rows):
         out[image, : len(own)] = own
     return out
+
+
+def shown(found_BKF: Tensor) -> Tensor:
+    """Return the classes of detections (..., box, score, class), -1 of those too unlikely to be drawn: (B, K) int64."""
+    return torch.where(found_BKF[..., -2] >= PICTURED_SCORE, found_BKF[..., -1], -1.0).long()

@@ -22,7 +22,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from terrasieve import keyed
 from terrasieve.batch import Batch, Output
 from terrasieve.boxes.oriented import bounds, rectangle
-from terrasieve.methods.detector import DetectorSettings, Trunk, padded
+from terrasieve.methods.detector import DetectorSettings, Trunk, padded, shown
 from terrasieve.methods.reconstruction import draw_noise
 from terrasieve.methods.sampled import Sampler
 from terrasieve.nn.encoder import Encoder, initialise
@@ -94,7 +94,7 @@ class FasterRCNN(nn.Module):
         metrics = {"kept_share": share}
         if picture:
             found_BKF = self._found(maps)
-            painted |= {"found": rectangle(found_BKF[..., :4]), "found_classes": found_BKF[..., 5].long()}
+            painted |= {"found": rectangle(found_BKF[..., :4]), "found_classes": shown(found_BKF)}
             if batch.objects is not None:
                 painted |= {"objects": rectangle(self._boxes(batch)), "objects_classes": batch.object_classes}
             return Output(maps[0].new_zeros(()), metrics, painted)
