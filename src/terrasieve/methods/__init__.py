@@ -20,6 +20,7 @@ from terrasieve.methods.faster_rcnn import FasterRCNN, FasterRCNNSettings
 from terrasieve.methods.mae import MAE, MAESettings
 from terrasieve.methods.moco import MoCo, MoCoSettings
 from terrasieve.methods.neighbor_mae import NeighborMAE, NeighborMAESettings
+from terrasieve.methods.oriented_rcnn import OrientedRCNN, OrientedRCNNSettings
 from terrasieve.methods.regularisers import Geographic, GeographySettings
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.methods.rvit import RViT, RViTSettings
@@ -55,9 +56,11 @@ METHODS = {
 }
 
 # The supervised methods, which ``terrasieve adapt`` trains; they can also predict.
-AdapterSettings = Annotated[RViTSettings | RUPerNetSettings | FasterRCNNSettings, Field(discriminator="name")]
+AdapterSettings = Annotated[
+    RViTSettings | RUPerNetSettings | FasterRCNNSettings | OrientedRCNNSettings, Field(discriminator="name")
+]
 
-ADAPTERS = {"rvit": RViT, "rupernet": RUPerNet, "faster_rcnn": FasterRCNN}
+ADAPTERS = {"rvit": RViT, "rupernet": RUPerNet, "faster_rcnn": FasterRCNN, "oriented_rcnn": OrientedRCNN}
 
 
 class Method(Protocol):

@@ -11,7 +11,10 @@ from typing import Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
+from terrasieve import keyed
 from terrasieve.batch import Batch
 from terrasieve.errors import UserError
 from terrasieve.methods.dropping import Dropping, DropSettings, kept_flags, kept_share
@@ -24,6 +27,8 @@ from terrasieve.nn.simple_pyramid import SimplePyramid
 from terrasieve.section import Section
 from terrasieve.sieve.ragged import Ragged
 
+OUTPUT_STD = 0.01  # of the weights that make scores and boxes, so that training begins with anchors as they are
+LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 PICTURED_SCORE = 0.3  # detections with less are not drawn
 
 
@@ -133,3 +138,29 @@ def padded(rows: list[Tensor], count: int, width: int) -> Tensor:
 def shown(found_BKF: Tensor) -> Tensor:
     """Return the classes of detections (..., box, score, class), -1 of those too unlikely to be drawn: (B, K) int64."""
     return torch.where(found_BKF[..., -2] >= PICTURED_SCORE, found_BKF[..., -1], -1.0).long()
+
+
+def anchors_of(settings: DetectorSettings, strides: tuple[float, ...]) -> AnchorGenerator:
+    """Make the anchors of a pyramid and of one coarser level."""
+    levels = (*strides, 2 * strides[-1])
+    return AnchorGenerator(
+        tuple((settings.anchor_cells * stride,) for stride in levels), (settings.ratios,) * len(levels)
+    )
+
+
+def images_of(count: int, like: Tensor, size_px: tuple[int, int]) -> ImageList:
+    """Return what torchvision looks at of images: their size."""
+    return ImageList(like.new_empty(1).expand(count, 1, *size_px), [size_px] * count)
+
+
+def narrowed(layer: nn.Module, seed: int, std: float) -> None:
+    """Draw a layer's weights anew, normal with a small standard deviation, and set its biases to 0."""
+    for name, parameter in layer.named_parameters():
+        if parameter.is_meta:
+            continue
+        shape = "x".join(map(str, parameter.shape))
+        with torch.no_grad():
+            if name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.normal_(std=std, generator=keyed.generator(seed, f"weights/outputs/{name}/{shape}"))

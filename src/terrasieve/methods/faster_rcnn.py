@@ -13,24 +13,29 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from terrasieve import keyed
 from terrasieve.batch import Batch, Output
 from terrasieve.boxes.oriented import bounds, rectangle
-from terrasieve.methods.detector import DetectorSettings, Trunk, padded, shown
+from terrasieve.methods.detector import (
+    LOSSES,
+    OUTPUT_STD,
+    DetectorSettings,
+    Trunk,
+    anchors_of,
+    images_of,
+    narrowed,
+    padded,
+    shown,
+)
 from terrasieve.methods.reconstruction import draw_noise
 from terrasieve.methods.sampled import Sampler
 from terrasieve.nn.encoder import Encoder, initialise
 from terrasieve.nn.rotated import levels_of, rotated_roi_align
 
 SIDE = 7  # cells of what the head sees of a proposal
-OUTPUT_STD = 0.01  # of the weights that make scores and boxes, so that training begins with anchors as they are
-LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 
 class FasterRCNNSettings(DetectorSettings):
@@ -54,12 +59,9 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.settings = settings
         self.trunk = Trunk(settings, encoder, seed)
-        strides = (*self.trunk.strides, 2 * self.trunk.strides[-1])
-        anchors = AnchorGenerator(
-            tuple((settings.anchor_cells * stride,) for stride in strides), (settings.ratios,) * len(strides)
-        )
         self.rpn = RegionProposalNetwork(
-            anchors, RPNHead(settings.width, len(settings.ratios)), 0.7, 0.3, settings.sampled[0], 0.5,
+            anchors_of(settings, self.trunk.strides),
+            RPNHead(settings.width, len(settings.ratios)), 0.7, 0.3, settings.sampled[0], 0.5,
             {"training": 2 * settings.proposals, "testing": settings.proposals},
             {"training": settings.proposals, "testing": settings.proposals}, 0.7,
         )  # fmt: skip
@@ -110,7 +112,7 @@ class FasterRCNN(nn.Module):
         most = self.settings.proposals + boxes_BM4.shape[1]
         self.roi.fg_bg_sampler.noise_BA = draw_noise(batch, generator, most)
         with torch.autocast(maps[0].device.type, enabled=False):
-            proposals, losses = self.rpn(self._images(len(batch), maps[0]), levels, targets)
+            proposals, losses = self.rpn(images_of(len(batch), maps[0], self.trunk.size_px), levels, targets)
             _, more = self.roi(levels, proposals, [self.trunk.size_px] * len(batch), targets)
         parts = losses | more
         return Output(sum((parts[name] for name in LOSSES), maps[0].new_zeros(())), metrics | _detached(parts))
@@ -121,7 +123,7 @@ class FasterRCNN(nn.Module):
     def _found(self, maps: list[Tensor]) -> Tensor:
         levels, count = self._levels(maps), len(maps[0])
         with torch.autocast(maps[0].device.type, enabled=False):
-            proposals, _ = self.rpn(self._images(count, maps[0]), levels)
+            proposals, _ = self.rpn(images_of(count, maps[0], self.trunk.size_px), levels)
             found, _ = self.roi(levels, proposals, [self.trunk.size_px] * count)
         rows = [torch.cat([f["boxes"], f["scores"][:, None], f["labels"][:, None] - 1.0], dim=1) for f in found]
         return padded(rows, self.settings.most, 6)
@@ -136,11 +138,6 @@ class FasterRCNN(nn.Module):
     def _levels(self, maps: list[Tensor]) -> dict[str, Tensor]:
         coarser = nn.functional.max_pool2d(maps[-1], 1, 2)
         return {str(level): map_ for level, map_ in enumerate([*maps, coarser])}
-
-    def _images(self, count: int, like: Tensor) -> ImageList:
-        """Return what torchvision looks at of images: their size."""
-        height, width = self.trunk.size_px
-        return ImageList(like.new_empty(1).expand(count, 1, height, width), [(height, width)] * count)
 
 
 class _Upright(nn.Module):
@@ -158,19 +155,6 @@ class _Upright(nn.Module):
         image = torch.arange(len(boxes), device=together.device).repeat_interleave(counts, output_size=len(together))
         maps = list(levels.values())[: len(self.strides)]
         return rotated_roi_align(maps, self.strides, upright, image, SIDE, levels_R=levels_of(upright, self.strides))
-
-
-def narrowed(layer: nn.Module, seed: int, std: float) -> None:
-    """Draw a layer's weights anew, normal with a small standard deviation, and set its biases to 0."""
-    for name, parameter in layer.named_parameters():
-        if parameter.is_meta:
-            continue
-        shape = "x".join(map(str, parameter.shape))
-        with torch.no_grad():
-            if name.endswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.normal_(std=std, generator=keyed.generator(seed, f"weights/outputs/{name}/{shape}"))
 
 
 def _detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -183,7 +183,12 @@ def _suits_task(method: str, task: TaskSettings) -> None:
     if given != needed:
         raise ValueError(
             f"method.name {method} learns from {needed}, the task has {given}; use rvit with labels, rupernet with "
-            "task.masks, faster_rcnn with task.boxes"
+            "task.masks, faster_rcnn or oriented_rcnn with task.boxes"
+        )
+    if task.boxes is not None and task.boxes.oriented != (method == "oriented_rcnn"):
+        raise ValueError(
+            f"task.boxes.oriented is {str(task.boxes.oriented).lower()} and method.name {method}; faster_rcnn finds "
+            "horizontal boxes, oriented_rcnn oriented ones"
         )
 
 
