@@ -167,8 +167,10 @@ def balanced(truth: Truth, classes: int) -> tuple[float, ...]:
 
 def _monitor(settings: AdaptRecipe, task: Divided) -> str:
     """Choose the metric that says which weights are best."""
-    known: dict[str, Any] = {**METRICS, "segmentation": dense.METRICS, "detection": detect.METRICS}
-    names = list(known[task.kind])
+    if task.kind == "segmentation":
+        names = list(dense.METRICS)
+    else:
+        names = list(detect.METRICS if task.kind == "detection" else METRICS[task.kind])
     if settings.monitor is not None and settings.monitor not in names:
         raise UserError(f"monitor: {settings.monitor!r} is not a metric of this task; choose from {', '.join(names)}.")
     return settings.monitor or names[0]

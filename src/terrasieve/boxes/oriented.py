@@ -60,7 +60,7 @@ def rectangle(boxes: Tensor) -> Tensor:
     """Return the corners of horizontal boxes, clockwise as seen from the left top: (..., 4) -> (..., 4, 2)."""
     left, top, right, bottom = boxes.unbind(-1)
     points = [left, top, right, top, right, bottom, left, bottom]
-    return torch.stack(points, dim=-1).unflatten(-1, (4, 2))
+    return torch.stack(points, dim=-1).view(*boxes.shape[:-1], 4, 2)
 
 
 def from_polygons(polygons: Tensor) -> Tensor:

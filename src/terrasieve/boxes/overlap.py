@@ -26,7 +26,8 @@ def areas(boxes: Tensor) -> Tensor:
 
 def common_area(a: Tensor, b: Tensor) -> Tensor:
     """Return the area common to two oriented boxes, pair by pair: (..., 5) and (..., 5), broadcast -> (...) float64."""
-    a, b = torch.broadcast_tensors(a.double(), b.double())
+    shape = torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
+    a, b = a.double().expand(shape), b.double().expand(shape)
     apart = b[..., :2] - a[..., :2]
     cos_a, sin_a = a[..., 4].cos(), a[..., 4].sin()
     turn = b[..., 4] - a[..., 4]
@@ -63,7 +64,7 @@ def iou(a_N5: Tensor, b_M5: Tensor) -> Tensor:
         part = slice(start, start + rows)
         apart = (a_N5[part, None, :2] - b_M5[None, :, :2]).square().sum(-1)
         i, j = torch.nonzero(apart <= (radius_a[part, None] + radius_b).square() * (1 + 1e-5), as_tuple=True)
-        for k, m in zip(i.split(CHUNK_PAIRS), j.split(CHUNK_PAIRS), strict=True):
+        for k, m in zip(torch.split(i, CHUNK_PAIRS), torch.split(j, CHUNK_PAIRS), strict=True):
             result[k + start, m] = iou_of_pairs(a_N5[k + start], b_M5[m])
     return result
 

@@ -72,7 +72,7 @@ def _common(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     p, q, u, v = a[2] / 2, a[3] / 2, b[2] / 2 * PARTED, b[3] / 2 * PARTED
     twice = _swept(u, v, x, y, cos, sin, p, q, 0.0)
     twice += _swept(p, q, -cos * x - sin * y, sin * x - cos * y, cos, -sin, u, v, 2 * p * q)
-    return min(max(twice / 2, 0.0), a[2] * a[3], b[2] * b[3])
+    return float(min(max(twice / 2, 0.0), a[2] * a[3], b[2] * b[3]))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -106,8 +106,10 @@ class Boxes:
     def take(self, rows: np.ndarray) -> Boxes:
         """Return some of the rows, in the order given: (k,) int64."""
         chosen = rows.tolist()
-        lists = {name: [getattr(self, name)[r] for r in chosen] for name in ("polygons", "numbers", "difficult")}
-        return replace(self, sizes=self.sizes[rows], **lists)
+        polygons, numbers, difficult = (
+            [values[row] for row in chosen] for values in (self.polygons, self.numbers, self.difficult)
+        )
+        return replace(self, sizes=self.sizes[rows], polygons=polygons, numbers=numbers, difficult=difficult)
 
 
 def find_boxes(images: pa.Table, path: Path, settings: BoxSettings) -> tuple[Boxes, list[str]]:
@@ -129,7 +131,7 @@ def find_boxes(images: pa.Table, path: Path, settings: BoxSettings) -> tuple[Box
     place, windows, corner = _places(images)
     sizes = np.stack([images[name].to_numpy(zero_copy_only=False) for name in ("width", "height")], axis=1).astype(int)
     every = table.to_pylist()
-    pairs = [(at, row) for row in every for at in place.get(row["id"]) or windows.get(row["uri"], ())]
+    pairs = [(at, row) for row in every for at in place.get(row["id"]) or windows.get(row["uri"]) or []]
     rows = [row for _, row in pairs]
     if not rows:
         raise UserError(
@@ -165,8 +167,8 @@ def find_boxes(images: pa.Table, path: Path, settings: BoxSettings) -> tuple[Box
         )
         if count
     ]
-    lists = (list(values[chosen].split(counts)) for values in (polygons, numbers, difficult))
-    return Boxes(*lists, sizes=sizes, classes=classes, settings=settings), notes
+    parts = [list(torch.split(values[chosen], counts)) for values in (polygons, numbers, difficult)]
+    return Boxes(parts[0], parts[1], parts[2], sizes, classes, settings), notes
 
 
 def _places(images: pa.Table) -> tuple[dict[str, list[int]], dict[str, list[int]], np.ndarray]:

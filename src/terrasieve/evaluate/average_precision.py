@@ -130,7 +130,7 @@ def average_precision(matches: Matches, threshold: int, weights_Rn: Tensor, poin
             None = the whole area under it (VOC 2010 to 2012).
     """
     rows = max(1, _CHUNK_VALUES // max(1, len(matches.images_P)))
-    return torch.cat([_averaged(matches, threshold, part, points) for part in weights_Rn.split(rows)])
+    return torch.cat([_averaged(matches, threshold, part, points) for part in torch.split(weights_Rn, rows)])
 
 
 def _averaged(matches: Matches, threshold: int, weights_Rn: Tensor, points: int | None) -> Tensor:

@@ -24,6 +24,7 @@ from terrasieve.data.catalog.boxes import SCHEMA
 from terrasieve.data.images import Images
 from terrasieve.data.samples import WholeSamples, collate
 from terrasieve.files import written_aside
+from terrasieve.imagery.stretch import display_bands
 from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.train import picture
 
@@ -133,7 +134,7 @@ def _features(polygons: Tensor, rows: list[dict[str, Any]], images: Images, row:
 
 def _drawn(image_CHW: Tensor, bands: tuple[str, ...], polygons: Tensor, found_KF: Tensor) -> np.ndarray:
     """Draw what was found: (height, width, 3) uint8."""
-    rgb = image_CHW.float()[picture.display_bands(bands)]
+    rgb = image_CHW.float()[display_bands(bands)]
     low, high = (torch.quantile(rgb.flatten(1), q, dim=1)[:, None, None] for q in (0.02, 0.98))
     shown = ((rgb - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)[None]
     classes = torch.where(found_KF[:, -2] >= LEAST_SCORE, found_KF[:, -1], -1.0).long()

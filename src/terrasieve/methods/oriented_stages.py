@@ -145,13 +145,13 @@ class OrientedHead(nn.Module):
                 labels.append(torch.zeros(len(boxes), dtype=torch.long, device=boxes.device))
                 wanted.append(boxes)
         flags = [torch.nonzero(p | n)[:, 0] for p, n in zip(*self.sampler(labels), strict=True)]
-        boxes, label, target = (
-            [values[rows] for values, rows in zip(parts, flags, strict=True)] for parts in (every, labels, wanted)
+        chosen = [own[rows] for own, rows in zip(every, flags, strict=True)]
+        label_P, target_P5 = (
+            torch.cat([own[rows] for own, rows in zip(values, flags, strict=True)]) for values in (labels, wanted)
         )
-        scores, corrections = self._read(maps, boxes)
-        label_P = torch.cat(label)
+        scores, corrections = self._read(maps, chosen)
         hits = torch.nonzero(label_P > 0)[:, 0]
-        differences = to_differences(torch.cat(target)[hits], torch.cat(boxes)[hits])
+        differences = to_differences(target_P5[hits], torch.cat(chosen)[hits])
         place = F.smooth_l1_loss(corrections[hits], differences, beta=1.0, reduction="sum") / max(len(label_P), 1)
         return {"loss_classifier": F.cross_entropy(scores, label_P), "loss_box_reg": place}
 
@@ -163,7 +163,7 @@ class OrientedHead(nn.Module):
         scores, corrections = self._read(maps, proposals)
         chances, boxes = scores.softmax(1)[:, 1:], from_differences(corrections, torch.cat(proposals))
         rows = []
-        for chance, own in zip(chances.split(counts), boxes.split(counts), strict=True):
+        for chance, own in zip(torch.split(chances, counts), torch.split(boxes, counts), strict=True):
             place, number = torch.nonzero((chance > least) & (own[:, 3:4] > 0), as_tuple=True)
             value, best = chance[place, number].sort(descending=True, stable=True)
             value, best = value[:BEST_FIRST], best[:BEST_FIRST]

@@ -65,10 +65,10 @@ def rotated_roi_align(
         [[h, w, start, stride] for (h, w), start, stride in zip(sizes, starts[:-1], strides, strict=True)],
         dtype=torch.float64, device=device,
     )[levels_R]  # fmt: skip
-    (h, w, start), stride = of_level[:, :3].long().unbind(1), of_level[:, 3:].to(boxes_R5.dtype)
-    points_RS2 = _points(boxes_R5, side * samples) / stride[..., None] - 0.5
-    ids, weights = _bilinear(points_RS2, h, w)
-    ids = ids + (start + image_R * h * w)[:, None, None]
+    h_R, w_R, start_R = of_level[:, :3].long().unbind(1)
+    points_RS2 = _points(boxes_R5, side * samples) / of_level[:, 3, None, None].to(boxes_R5.dtype) - 0.5
+    ids, weights = _bilinear(points_RS2, h_R, w_R)
+    ids = ids + (start_R + image_R * h_R * w_R)[:, None, None]
     # Readings in the order of the cells that they are averaged into.
     cells = (R, side, samples, side, samples, 4)
     order = (0, 1, 3, 2, 4, 5)
