@@ -39,13 +39,15 @@ class Checked:
 
 
 def named(name: str, folder: Path | None) -> tuple[Entry, str, Path | None]:
-    """Return the entry and the variant of ``NAME[/VARIANT]``, and where its copy is looked for.
+    """Return the entry and the variant of ``NAME[/VARIANT][@PATH]``, and where its copy is looked for.
 
     Args:
         name: of the data set.
-        folder: of the copy, or one that holds it under its name; None = the environment's.
+        folder: of the copy, or one that holds it under its name; None = PATH, or else the environment's.
     """
-    entry, variant, _ = catalog.named(name)
+    entry, variant, path = catalog.named(name)
+    if folder is None and path:
+        folder = Path(path).expanduser()
     if folder is not None:
         return entry, variant, folder / entry.name if (folder / entry.name).is_dir() else folder
     try:
@@ -81,18 +83,19 @@ def check(entry: Entry, variant: str, place: Path, *, checksums: bool = False) -
     else:
         lines.append("whole: every image that is listed or published is here")
     if found.items:
-        lines.append(f"use it: terrasieve {_use(entry)} catalog:{name}@{held.root}")
+        lines.append(f"use it: terrasieve {_use(entry, f'{catalog.PREFIX}{name}@{held.root}')}")
         return Checked(tuple(lines), not problems, catalogued.of_items(entry, held, found, tuple(problems)))
     lines += ["Expected:", entry.layout.strip("\n")]
     return Checked(tuple(lines), False, None)
 
 
-def _use(entry: Entry) -> str:
+def _use(entry: Entry, task: str) -> str:
+    """Return the command that a copy is for."""
     if entry.kind in ("multiclass", "multilabel"):
-        return "evaluate RUN --task"
-    if entry.kind == "pretraining":
-        return f"datasets {entry.name} -o {entry.name}.parquet, then pretrain on it; or"
-    return "adapt RECIPE task.data="
+        return f"evaluate RUN --task {task}"
+    if entry.kind == "segmentation":
+        return f"adapt RECIPE task.data={task}"
+    return f"datasets {task.removeprefix(catalog.PREFIX)} -o {entry.name}.parquet"
 
 
 def write_manifest(checked: Checked, output: Path, workers: int | None = None, tick: Tick | None = None) -> list[str]:
@@ -114,16 +117,22 @@ def write_manifest(checked: Checked, output: Path, workers: int | None = None, t
 
 
 def fetch(entry: Entry, place: Path | None, tick: Tick | None = None) -> Iterator[str]:
-    """Download an entry's archives that have a plain address into ``place``; yield what was done, line by line.
+    """Download a data set into ``place``: archives that have a plain address, else through TorchGeo's class.
+
+    Returns:
+        What was done, line by line.
 
     Raises:
-        UserError: no folder is given, no archive has an address, or the network cannot be reached.
+        UserError: no folder is given, nobody can fetch it, or the network cannot be reached.
     """
     if place is None:
         raise UserError(f"Where to? Give a folder: terrasieve datasets {entry.name} --download -d FOLDER")
     plain = [archive for archive in entry.archives if archive.url]
     if not plain:
-        raise UserError(f"{entry.title} has no plain address: its makers give it out at {entry.page}.")
+        if not entry.torchgeo:
+            raise UserError(f"{entry.title} has no plain address: its makers give it out at {entry.page}.")
+        yield download.through_torchgeo(entry, place)
+        return
     for archive in plain:
         yield download.fetch(archive, place, tick)
     yield f"unpack the archives in {place}, so that it looks like this:\n{entry.layout.strip()}"
@@ -169,7 +178,7 @@ def overview(folder: Path | None = None) -> Table:
             entry.kind,
             str(len(entry.classes) or ""),
             f"{count:,}" if count else "",
-            str(place) if here else "-",
+            "yes" if here else "-",
         )
     table.caption = "terrasieve datasets NAME: how to obtain it; -d FOLDER: whether a copy is whole"
     return table
@@ -177,7 +186,7 @@ def overview(folder: Path | None = None) -> Table:
 
 def _count(entry: Entry) -> int:
     counts = entry.expected(entry.variants[0] if entry.variants else "")
-    return sum(counts.values())
+    return counts.get("", sum(counts.values()))
 
 
 def markdown() -> str:

@@ -6,19 +6,24 @@ the copy lacks is counted and listed, never passed over in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import shapely
 
+from terrasieve import manifest
 from terrasieve.curate.scan import scan_entries
 from terrasieve.curate.sources import Gathered
 from terrasieve.data import catalog
 from terrasieve.data.catalog import boxes, copy
 from terrasieve.data.catalog.entry import Entry, Item
 from terrasieve.errors import UserError
+from terrasieve.imagery import geo, raster
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def labelled(found: Found) -> list[tuple[str, tuple[str, ...], str | None]]:
     return [
         (row["uri"], item.labels if item.labels is not None else (str(item.label),), item.split)
         for row, item in zip(found.entries, found.items, strict=True)
+        if item.labels is not None or item.label is not None
     ]
 
 
@@ -102,8 +108,16 @@ def table_of(found: Found, workers: int | None = None, on_file: Callable[[int, i
         workers: processes; None = one per core.
         on_file: called with the number of images done and their total.
     """
-    gathered = Gathered(entries=[dict(row) for row in found.entries])
-    return scan_entries(gathered, verify="header", workers=workers, on_file=on_file).table
+    files = {row["uri"]: row for row in found.entries}  # several rows may be windows of one file
+    listed = Gathered(entries=[dict(row) for row in files.values()])
+    table = scan_entries(listed, verify="header", workers=workers, on_file=on_file).table
+    if len(files) == len(found.items) and all(item.window is None for item in found.items):
+        return table
+    rows = {row["uri"]: row for row in table.to_pylist()}
+    windows = defaultdict(list)
+    for row, item in zip(found.entries, found.items, strict=True):
+        windows[row["uri"]].append((row, item.window))
+    return manifest.rows_to_table(cut for uri, own in windows.items() for cut in _cut(rows[uri], own))
 
 
 def boxes_of(found: Found, table: pa.Table) -> pa.Table | None:
@@ -121,6 +135,30 @@ def boxes_of(found: Found, table: pa.Table) -> pa.Table | None:
         if row["uri"] in ids
         for box in item.boxes or ()
     )
+
+
+def _cut(
+    whole: dict[str, Any], own: list[tuple[dict[str, Any], tuple[int, int, int, int] | None]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file's windows, each with its own place, label and split."""
+    if not whole["keep"]:
+        yield whole
+        return
+    header = raster.header(whole["uri"])
+    for row, window in own:
+        given = {name: row.get(name) for name in ("label", "labels", "split")}
+        if window is None:
+            yield {**whole, **given}
+            continue
+        place: dict[str, Any] = {"geometry": None, "lon": None, "lat": None}
+        if header.transform is not None and header.crs is not None:
+            outlines, centres = geo.window_places(header.transform, header.crs, np.array([window]))
+            outline = outlines[0]
+            place["geometry"] = None if outline is None else shapely.to_wkb(outline)
+            if np.isfinite(centres[0]).all():
+                place["lon"], place["lat"] = (float(value) for value in centres[0])
+        size = {"window": list(window), "width": window[2], "height": window[3]}
+        yield {**whole, **given, **place, **size, "id": manifest.row_id(whole["uri"], window)}
 
 
 def _columns(entry: Entry, held: copy.Copy, item: Item) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from terrasieve import settings_file
 from terrasieve.batch import IGNORED
 from terrasieve.data.images import Images
 from terrasieve.errors import UserError
@@ -32,26 +34,35 @@ class MaskSettings(Section):
         suffix: ending of the masks' names where it is not the images' one: ".png".
         classes: names, in the order of the class numbers.
         values: the number in the file of each class; None = 0, 1, 2, ...
+        merge: numbers in the file that stand for another one, of a class: {14: 13} makes one class of both.
         ignore: numbers in the file that are not scored. A mask's declared no-data is one of them unless it is a class.
+        others: what a number is that is named nowhere here: an error, or one that is not scored.
     """
 
     replace: tuple[str, str] | None = None
     suffix: str | None = None
     classes: tuple[str, ...]
     values: tuple[int, ...] | None = None
+    merge: dict[int, int] = Field(default_factory=dict)
     ignore: tuple[int, ...] = ()
+    others: Literal["error", "ignore"] = "error"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if not 2 <= len(self.classes) <= IGNORED:
             raise ValueError(f"classes: {len(self.classes)} names; a segmentation has 2 to {IGNORED} classes")
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name is given twice; to make one class of two numbers is not possible")
+            raise ValueError(
+                "classes: a name is given twice; to make one class of two numbers, name it once and use merge"
+            )
         if self.values is not None and len(self.values) != len(self.classes):
             raise ValueError(f"values: {len(self.values)} numbers for {len(self.classes)} classes; give one for each")
         twice = [v for v in self.numbers if self.numbers.count(v) > 1 or v in self.ignore]
         if twice:
             raise ValueError(f"values: {twice[0]} stands for two classes, or for one and in ignore")
+        lost = [v for v, into in self.merge.items() if v in (*self.numbers, *self.ignore) or into not in self.numbers]
+        if lost:
+            raise ValueError(f"merge: {lost[0]} is a class or ignored already, or does not stand for a class's number")
         if self.replace is not None and not self.replace[0]:
             raise ValueError("replace: the text to be replaced is empty")
         return self
@@ -73,6 +84,18 @@ class MaskSettings(Section):
             stem, dot, ending = uri.rpartition(".")
             uri = (stem if dot and "/" not in ending else uri) + self.suffix
         return uri
+
+
+def masks_of(path: Path) -> MaskSettings:
+    """Read mask settings from YAML: a recipe of ``adapt`` (its task.masks), a section ``masks``, or their keys alone.
+
+    Raises:
+        UserError: no such file, not YAML, or a mistake in it.
+    """
+    content = settings_file.read(path)
+    for section in ("task", "masks"):
+        content = content[section] if isinstance(content.get(section), dict) else content
+    return settings_file.validate(content, str(path), MaskSettings)
 
 
 @dataclass(frozen=True)
@@ -132,8 +155,9 @@ class Masks:
     def _numbered(self, uri: str, raw: NDArray[Any], valid: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
         """Turn the numbers of the file into class numbers."""
         settings = self.settings
-        values = np.array([*settings.numbers, *settings.ignore])
-        numbers = np.array([*range(len(settings.classes)), *(IGNORED for _ in settings.ignore)], np.uint8)
+        values = np.array([*settings.numbers, *settings.merge, *settings.ignore])
+        merged = (settings.numbers.index(into) for into in settings.merge.values())
+        numbers = np.array([*range(len(settings.classes)), *merged, *(IGNORED for _ in settings.ignore)], np.uint8)
         order = values.argsort()
         values, numbers = values[order], numbers[order]
         if raw.dtype == np.uint8 and values[0] >= 0 and values[-1] <= 255:
@@ -144,7 +168,9 @@ class Masks:
         else:
             place = np.searchsorted(values, raw).clip(max=len(values) - 1)
             found, mask = values[place] == raw, numbers[place]
-        if not found.all():
+        if settings.others == "ignore":
+            mask = np.where(found, mask, np.uint8(IGNORED))
+        elif not found.all():
             no_data = ~found if valid is None else ~found & ~valid
             if valid is None or not (found | no_data).all():
                 raise UserError(_foreign(uri, raw[~found if valid is None else ~found & valid], settings))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from terrasieve.evaluate.tasks import Row
+    from terrasieve.evaluate.dividing import Row
 
 
 def count_copies(rows: Sequence[Row]) -> int:

@@ -27,7 +27,8 @@ from terrasieve.data.images import Images
 from terrasieve.data.masks import Masks, find_masks
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
-from terrasieve.evaluate import tasks
+from terrasieve.evaluate import split_files, splits, tasks
+from terrasieve.evaluate.dividing import Row, divide_rows, split_name
 from terrasieve.evaluate.probe import HELD_OUT, held_out
 from terrasieve.train.settings import TaskSettings
 
@@ -82,7 +83,9 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     Raises:
         UserError: for anything that is wrong with the task.
     """
-    if task.masks is not None or task.boxes is not None:
+    if task.boxes is not None:
+        return _divide_boxes(task, bands)
+    if task.masks is not None:
         return _divide_dense(task, bands)
     found = tasks.load_task(task.data, task.split, column=task.labels)
     table, images, entries, notes = images_of(found, bands)
@@ -95,7 +98,45 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
 
 
 def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
-    """Divide the images of a manifest, which have masks or boxes."""
+    """Divide the images of a manifest, which have masks."""
+    table, images, masks, split, notes = masked_images(task, bands)
+    split, more = with_validation(split, None)
+    rows = _rows_by_part(task, split)
+    _look_into(masks)
+    return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
+
+
+def masked_images(
+    task: TaskSettings, bands: tuple[str, ...] | None
+) -> tuple[pa.Table, Images, Masks, list[str], list[str]]:
+    """Find the images of a manifest and their masks.
+
+    Args:
+        task: with ``masks``.
+        bands: to be read; None = what all images have.
+
+    Returns:
+        Manifest, images and masks row by row, train, val or test of each, and notes.
+    """
+    assert task.masks is not None
+    table, images, uris, _, split, notes = _chosen(task, bands)
+    return table, images, find_masks(images, task.masks, uris), split, notes
+
+
+def _divide_boxes(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
+    """Divide the images of a manifest, which have boxes."""
+    assert task.boxes is not None
+    table, images, _, path, split, notes = _chosen(task, bands)
+    split, more = with_validation(split, None)
+    rows = _rows_by_part(task, split)
+    boxes, told = find_boxes(table, path, task.boxes)
+    return Divided(table, images, Truth(boxes=boxes), rows, boxes.classes, "detection", (*notes, *more, *told))
+
+
+def _chosen(
+    task: TaskSettings, bands: tuple[str, ...] | None
+) -> tuple[pa.Table, Images, dict[str, str] | None, Path, list[str], list[str]]:
+    """Return a manifest's used rows, their images, masks that the catalog knows, its path, split and notes."""
     prefix, path = tasks.parse(task.data)
     notes: list[str] = []
     uris: dict[str, str] | None = None
@@ -110,18 +151,14 @@ def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
             "terrasieve index, or of a public data set with terrasieve datasets NAME -o FILE.parquet."
         )
     table = table.filter(pc.fill_null(table["keep"], False))
-    split, chosen = _split_rows(table, task.split, path.parent, notes)
+    spatial = splits.parse(task.split or "")
+    if spatial:
+        table, told = split_files.divided(table, spatial)
+        notes += told
+    split, chosen = _split_rows(table, None if spatial else task.split, path.parent, notes)
     table = table.take(pa.array(chosen))
     images = imagery.from_table(table, bands)
-    split, more = with_validation(split, None)
-    rows = _rows_by_part(task, split)
-    if task.boxes is not None:
-        boxes, told = find_boxes(table, path, task.boxes)
-        return Divided(table, images, Truth(boxes=boxes), rows, boxes.classes, "detection", (*notes, *more, *told))
-    assert task.masks is not None
-    masks = find_masks(images, task.masks, uris)
-    _look_into(masks)
-    return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
+    return table, images, uris, path, split, notes
 
 
 def _look_into(masks: Masks) -> None:
@@ -137,11 +174,11 @@ def _split_rows(table: pa.Table, split: str | None, root: Path, notes: list[str]
     """
     columns = zip(*(table[name].to_pylist() for name in ("uri", "window", "split")), strict=True)
     rows = [
-        tasks.Row(uri, ("",), tuple(window) if window else None, part and tasks.split_name(part, "manifest"))
+        Row(uri, ("",), tuple(window) if window else None, part and split_name(part, "manifest"))
         for uri, window, part in columns
     ]
     number = {(row.uri, row.window): position for position, row in enumerate(rows)}
-    divided, _, _ = tasks.divide_rows(rows, split, root, 0, notes)
+    divided, _, _ = divide_rows(rows, split, root, 0, notes)
     notes[:] = [note.replace(", stratified by class", "") for note in notes]  # masks have no class of the image
     return [str(row.split) for row in divided], [number[row.uri, row.window] for row in divided]
 
@@ -196,7 +233,7 @@ def images_of(task: tasks.Task, bands: tuple[str, ...] | None) -> tuple[pa.Table
     uris = sorted(set(task.uris))
     if task.known:
         listed = Gathered(entries=[dict(task.known[uri]) for uri in uris])
-        scanned = scan_entries(listed, verify="header")
+        scanned = scan_entries(listed)
     else:
         scanned = scan(uris, labels="none")
     found = {row["uri"]: row for row in scanned.table.to_pylist()}

@@ -7,7 +7,8 @@ nothing has to be converted first:
     patch_{}.tif#stack=B02,B03,B04          one file per band; {} becomes each name
     chips.h5#array=/sen2&index=17           one image of an array (N, rows, columns, bands), or (N, rows, columns)
     tile.nc#array=/{}/{}&index=3&stack=B02  both
-    roofs.geojson#burn=1&like=scene.tif     outlines drawn with 1 on the pixels of another image, the rest 0
+    roofs.geojson#burn=1&like=scene.tif     outlines drawn with 1, or with their property of the name given instead
+                                            of a number, on the pixels of another image; the rest 0
 
 The first band says which size the image has and where it lies; the others are brought to that size by their nearest
 pixel. Written by ``data.catalog``. Source
@@ -46,7 +47,7 @@ class Derived:
         stack: what ``{}`` stands for, band by band; () = there is one part.
         array: name of an array in the file; with ``{}`` a pattern.
         index: along the array's first axis.
-        burn: number that outlines are drawn with.
+        burn: number that outlines are drawn with, or name of the property that holds it.
         like: image whose pixels they are drawn on.
     """
 
@@ -55,7 +56,7 @@ class Derived:
     stack: tuple[str, ...] = ()
     array: str = ""
     index: int | None = None
-    burn: int = 0
+    burn: str = ""
     like: str = ""
 
     @property
@@ -74,9 +75,7 @@ def parse(uri: str) -> Derived | None:
     try:
         index = int(given["index"]) if "index" in given else None
         stack = tuple(name for name in given.get("stack", "").split(",") if name)
-        return Derived(
-            uri, path, stack, given.get("array", ""), index, int(given.get("burn", 0)), given.get("like", "")
-        )
+        return Derived(uri, path, stack, given.get("array", ""), index, given.get("burn", ""), given.get("like", ""))
     except ValueError as error:
         raise UnreadableImage(uri, "unreadable", f"not an address of a derived image: {error}") from error
 
@@ -88,7 +87,7 @@ def files_of(uri: str) -> tuple[str, ...]:
 
 
 def header(image: Derived, ends: bool, max_pixels: int) -> Header:
-    """Read the header of the first part, or of all with ``ends``, as ``headers.header`` does."""
+    """Read the header of the first part as ``headers.header`` does; reading pixels tells what is wrong with others."""
     from terrasieve.imagery import headers
 
     if image.burn:
@@ -101,12 +100,10 @@ def header(image: Derived, ends: bool, max_pixels: int) -> Header:
         bands = list(image.stack) or [f"band_{i + 1}" for i in range(arrays[0].shape[2])]
         dtype = np.result_type(*(array.dtype for array in arrays)).name
         return headers.Header(width, height, _named(image, bands), dtype, "hdf5")
-    files = image.files if ends else image.files[:1]
-    parts = [headers.header(path, ends=ends, max_pixels=max_pixels) for path in files]
-    for path, part in zip(files, parts, strict=True):
-        if len(part.bands) != 1:
-            raise UnreadableImage(image.uri, "unreadable", f"{path} has {len(part.bands)} bands; a part has one")
-    return replace(parts[0], bands=_named(image, image.stack), format="stack")
+    first = headers.header(image.files[0], ends=ends, max_pixels=max_pixels)
+    if len(first.bands) != 1:
+        raise UnreadableImage(image.uri, "unreadable", f"{image.files[0]} has {len(first.bands)} bands; a part has one")
+    return replace(first, bands=_named(image, image.stack), format="stack")
 
 
 def read(image: Derived, window: Sequence[int] | None, bands: Sequence[int] | None) -> Pixels:
@@ -160,7 +157,7 @@ def _sized(plane: NDArray[Any], height: int, width: int) -> NDArray[Any]:
         return plane
     rows = (np.arange(height) * 2 + 1) * plane.shape[0] // (2 * height)
     columns = (np.arange(width) * 2 + 1) * plane.shape[1] // (2 * width)
-    return plane[rows[:, None], columns]
+    return np.asarray(plane[rows[:, None], columns])
 
 
 def _part(uri: str, planes: NDArray[Any], window: Sequence[int] | None, bands: Sequence[int] | None) -> NDArray[Any]:
@@ -174,7 +171,7 @@ def _part(uri: str, planes: NDArray[Any], window: Sequence[int] | None, bands: S
     missing = [band for band in bands or () if not 0 <= band < count]
     if missing:
         raise UnreadableImage(uri, "missing_band", f"no band {missing[0]}: it has bands 0 to {count - 1}")
-    return planes if bands is None else planes[list(bands)]
+    return np.asarray(planes if bands is None else planes[list(bands)])
 
 
 def _arrays(image: Derived) -> list[NDArray[Any]]:
@@ -214,16 +211,20 @@ def need_h5py(path: str | Path) -> Any:
     return h5py
 
 
-def _outlines(image: Derived) -> list[dict[str, Any]]:
-    """Return the polygons of a GeoJSON file; features without an area are left out."""
+def _outlines(image: Derived) -> list[tuple[dict[str, Any], int]]:
+    """Return the polygons of a GeoJSON file and the number that each is drawn with; what has no area is left out."""
     try:
-        features = json.loads(Path(image.path).read_text(encoding="utf-8"))["features"]
-        shapes = [feature["geometry"] for feature in features]
+        found = []
+        for feature in json.loads(Path(image.path).read_text(encoding="utf-8"))["features"]:
+            shape = feature["geometry"]
+            if shape and shape.get("coordinates") and "Polygon" in str(shape.get("type")):
+                value = image.burn if image.burn.isdigit() else feature["properties"][image.burn]
+                found.append((shape, int(value)))
     except FileNotFoundError as error:
         raise UnreadableImage(image.uri, "missing", f"there is no {image.path}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnreadableImage(image.uri, "unreadable", f"{image.path} is no GeoJSON of features: {error}") from error
-    return [shape for shape in shapes if shape and shape.get("coordinates") and "Polygon" in str(shape.get("type"))]
+        raise UnreadableImage(image.uri, "unreadable", f"{image.path} is no GeoJSON of features: {error!r}") from error
+    return found
 
 
 def _burnt(image: Derived) -> NDArray[np.uint8]:
@@ -237,11 +238,11 @@ def _burnt(image: Derived) -> NDArray[np.uint8]:
     grid = headers.header(image.like)
     if grid.transform is None or grid.crs is None:
         raise UnreadableImage(image.uri, "unreadable", f"{image.like} has no coordinates to draw outlines on")
-    shapes = [transform_geom("OGC:CRS84", grid.crs, shape) for shape in _outlines(image)]
+    shapes = [(transform_geom("OGC:CRS84", grid.crs, shape), value) for shape, value in _outlines(image)]
     if not shapes:
         return np.zeros((grid.height, grid.width), np.uint8)
     drawn = rasterize(
-        [(shape, image.burn) for shape in shapes],
+        shapes,
         out_shape=(grid.height, grid.width),
         transform=rasterio.Affine(*grid.transform),
         dtype="uint8",

@@ -21,6 +21,7 @@ Code = Literal[
     "unreadable",  # an image, but its decoder refuses it
     "bad_window",  # the window reaches outside the image
     "missing_band",
+    "other_bands",  # not as many as the catalog says
     "no_data",  # not one real pixel
     "changed",  # not the file that was listed
     "damaged_shard",  # the tar that holds the image was cut off or altered

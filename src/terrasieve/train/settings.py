@@ -154,7 +154,8 @@ class TaskSettings(Section):
     Attributes:
         data: ``folder:PATH`` (class folders), ``manifest:PATH`` or ``FILE.parquet`` (labels in its columns), or
             ``catalog:NAME[/VARIANT][@PATH]`` (a public data set, whose masks are known).
-        split: CSV with path and split, or ``random:0.8``; None = the source's own, see ``evaluate.tasks.load_task``.
+        split: CSV with path and split, ``random:0.8``, or ``blocks:2,buffer_km=10`` (``evaluate.splits``); None = the
+            source's own, see ``evaluate.tasks.load_task``.
         labels: column of a manifest, ``label`` (one class each) or ``labels``; None = label where any row has one.
         masks: where the masks of the images are; given, the task is segmentation, and ``data`` a manifest.
         boxes: which objects are to be found; given, the task is detection, and ``data`` a manifest with boxes beside.
@@ -169,9 +170,10 @@ class TaskSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _catalogued(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("masks") or not str(given.get("data")).startswith(catalog.PREFIX):
+        if not isinstance(given, dict) or given.get("masks"):
             return given
-        return {**given, "masks": catalog.named(given["data"])[0].masks}
+        masks = catalog.masks_of(str(given.get("data")))
+        return given if masks is None else {**given, "masks": masks}
 
 
 def _suits_task(method: str, task: TaskSettings) -> None:

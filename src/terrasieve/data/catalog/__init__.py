@@ -10,16 +10,55 @@ import difflib
 import os
 from pathlib import Path
 
-from terrasieve.data.catalog import bigearthnet_v2, dior, eurosat
+from terrasieve.data.catalog import (
+    aid,
+    bigearthnet_v2,
+    cashew,
+    dior,
+    eurosat,
+    flair,
+    fmow,
+    loveda,
+    millionaid,
+    mlrsnet,
+    resisc45,
+    sen4agrinet,
+    so2sat,
+    spacenet1,
+    ssl4eo_s12,
+    ucmerced,
+    woody,
+)
 from terrasieve.data.catalog.entry import Entry
+from terrasieve.data.masks import MaskSettings
 from terrasieve.errors import UserError
 
-__all__ = ["ENTRIES", "PREFIX", "VARIABLE", "Entry", "find", "parse", "place"]
+__all__ = ["ENTRIES", "PREFIX", "VARIABLE", "Entry", "find", "masks_of", "named", "parse", "place"]
 
 PREFIX = "catalog:"
 VARIABLE = "TERRASIEVE_DATA"
+_MODULES = (
+    aid,
+    bigearthnet_v2,
+    cashew,
+    dior,
+    eurosat,
+    flair,
+    fmow,
+    loveda,
+    millionaid,
+    mlrsnet,
+    resisc45,
+    sen4agrinet,
+    so2sat,
+    spacenet1,
+    ssl4eo_s12,
+    ucmerced,
+    woody,
+)
 ENTRIES: dict[str, Entry] = {
-    entry.name: entry for entry in (bigearthnet_v2.ENTRY, dior.ENTRY, dior.ORIENTED, eurosat.ENTRY)
+    entry.name: entry
+    for entry in sorted([*(module.ENTRY for module in _MODULES), dior.ORIENTED], key=lambda entry: entry.name)
 }
 
 
@@ -42,6 +81,14 @@ def named(spec: str) -> tuple[Entry, str, str]:
     name, _, path = spec.removeprefix(PREFIX).partition("@")
     name, _, variant = name.partition("/")
     return find(name), variant, path
+
+
+def masks_of(spec: str) -> MaskSettings | None:
+    """Return what a task's masks mean, where the catalog knows it; None for every other task."""
+    if not spec.startswith(PREFIX):
+        return None
+    entry, variant, _ = named(spec)
+    return entry.masks_of(variant)
 
 
 def parse(spec: str) -> tuple[Entry, str, Path]:

@@ -7,13 +7,13 @@ Bands of 20 and 60 m are brought to 120 px by the nearest pixel.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from terrasieve.data.catalog.copy import Copy
 from terrasieve.data.catalog.entry import Archive, Entry, Item
+from terrasieve.data.catalog.times import time_in
 
 CLASSES = (
     "Urban fabric", "Industrial or commercial units", "Arable land", "Permanent crops", "Pastures",
@@ -45,15 +45,8 @@ def _items(copy: Copy) -> Iterator[Item]:
         tile = name.rsplit("_", 3 if radar else 2)[0]
         top = "BigEarthNet-S1" if radar else "BigEarthNet-S2"
         uri = f"{top}/{tile}/{name}/{name}_{{}}.tif#stack={','.join(S1 if radar else S2)}"
-        when = {"datetime": _time(name)}
+        when = {"datetime": time_in(name), "sensor": "sentinel-1" if radar else "sentinel-2"}
         yield Item(uri, split=PARTS.get(split, split), labels=tuple(labels), known=when)
-
-
-def _time(name: str) -> datetime | None:
-    for part in name.split("_"):
-        if len(part) == 15 and part[8] == "T" and part.replace("T", "").isdigit():
-            return datetime.strptime(part, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    return None
 
 
 ENTRY = Entry(

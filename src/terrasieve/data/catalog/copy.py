@@ -62,6 +62,21 @@ class Copy:
         found = (name for name in self.names(folder) if name.lower().endswith(endings))
         return sorted(f"{folder}/{name}" if folder else name for name in found)
 
+    def paired(self, folder: str, other: str, rename: tuple[str, str] = ("", ""), ending: str = "") -> list[str]:
+        """Return the paths in a folder, sorted, of images that are there or that a file of another folder belongs to.
+
+        Args:
+            folder: of images.
+            other: of their masks or outlines.
+            rename: text in the other files' names, and what stands there in the images'.
+            ending: of the images' names; "" = the other files' own.
+        """
+        found = set(self.images(folder))
+        for name in self.names(other):
+            stem, dot, own = name.replace(*rename).rpartition(".")
+            found.add(f"{folder}/{stem}{ending or dot + own}")
+        return sorted(found)
+
     def first(self, *paths: str) -> str | None:
         """Return the first of several paths that there is."""
         return next((path for path in paths if self.has(path)), None)
@@ -144,13 +159,12 @@ def opened(entry: Entry, path: Path, variant: str = "") -> Copy:
     root = find(entry, path)
     if root is None:
         holds = ", ".join(sorted(each.name for each in path.iterdir() if each.name[0] != ".")[:8]) or "nothing"
-        marks = " nor ".join(entry.marks)
-        no = "neither " if len(entry.marks) > 1 else "no "
+        marks = ", ".join(entry.marks[:-1]) + " or " * (len(entry.marks) > 1) + entry.marks[-1]
         raise UserError(
-            f"{path} is no copy of {entry.title}: neither it nor a folder up to {_DEPTH} levels below holds "
-            f"{no}{marks}. It holds {holds}. Expected:\n{entry.layout.rstrip()}"
+            f"{path} is no copy of {entry.title}: neither it nor a folder up to {_DEPTH} levels below holds {marks}. "
+            f"It holds {holds}. Expected:\n{entry.layout.strip()}"
         )
-    return Copy(root.absolute(), variant or (entry.variants[0] if entry.variants else ""))
+    return Copy(Path(os.path.normpath(root.absolute())), variant or (entry.variants[0] if entry.variants else ""))
 
 
 @dataclass
@@ -159,20 +173,17 @@ class Present:
 
     Attributes:
         items: images whose files are all there.
-        missing: (group, file) of those that are not, by the group (folder, with the split).
+        missing: first missing file of each image that is not whole, by group (folder and class, or split and folder).
         expected: images by group, there or not.
-        splits: images that are there, by split ("" = none).
+        listed: images by split ("" = none), there or not.
+        splits: images that are there, by split.
     """
 
     items: list[Item] = field(default_factory=list)
     missing: dict[str, list[str]] = field(default_factory=dict)
     expected: Counter[str] = field(default_factory=Counter)
+    listed: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def missing_count(self) -> int:
-        """Images that are not there."""
-        return sum(map(len, self.missing.values()))
 
 
 def look(entry: Entry, copy: Copy) -> Present:
@@ -182,6 +193,7 @@ def look(entry: Entry, copy: Copy) -> Present:
         lacking = copy.lacks(item)
         group = _group(item)
         found.expected[group] += 1
+        found.listed[item.split or ""] += 1
         if lacking:
             found.missing.setdefault(group, []).append(lacking[0])
         else:
@@ -191,29 +203,30 @@ def look(entry: Entry, copy: Copy) -> Present:
 
 
 def _group(item: Item) -> str:
-    """Name what an image is missing from: its class where it has one, else the top of its path, and its split."""
-    files = files_below(item.uri)
-    where = item.label or files[0].rpartition("/")[0].partition("/")[0]
-    return "/".join(part for part in (item.split, where) if part)
+    """Name what an image is missing from: the top of its path, with its class, or else with its split."""
+    top = files_below(item.uri)[0].rpartition("/")[0].partition("/")[0]
+    return "/".join(part for part in ((top, item.label) if item.label else (item.split, top)) if part)
 
 
 def diagnosis(entry: Entry, copy: Copy, found: Present) -> list[str]:
-    """Return what is wrong with a copy, one sentence each, the worst first; none = it is whole."""
+    """Return what is wrong with a copy, one sentence each; none = it is whole."""
     lines = list(dict.fromkeys(copy.problems))
+    if len(lines) > _LISTED:
+        lines = [*lines[:_LISTED], f"and {len(lines) - _LISTED:,} more of these"]
     groups = sorted(found.missing.items(), key=lambda group: (-len(group[1]), group[0]))
-    for group, files in groups[:_LISTED]:
-        whole = len(files) == found.expected[group]
-        count = f"all {len(files):,} images" if whole else f"{len(files):,} of {found.expected[group]:,} images"
-        lines.append(f"{group or 'images'}: {count} missing, first: {files[0]}")
-    if len(groups) > _LISTED:
-        lines.append(
-            f"and {sum(len(files) for _, files in groups[_LISTED:]):,} images of {len(groups) - _LISTED} more groups"
-        )
+    partly = [(group, files) for group, files in groups if len(files) < found.expected[group]]
+    wholly = [(group, files) for group, files in groups if len(files) == found.expected[group]]
+    for group, files in partly[:_LISTED]:
+        lines.append(f"{group}: {len(files):,} of {found.expected[group]:,} images missing, first: {files[0]}")
+    if len(partly) > _LISTED:
+        rest = partly[_LISTED:]
+        lines.append(f"and {sum(len(files) for _, files in rest):,} images missing of {len(rest):,} more groups")
+    if wholly:
+        count = sum(len(files) for _, files in wholly)
+        named = ", ".join(group for group, _ in wholly[:_LISTED]) + (", ..." if len(wholly) > _LISTED else "")
+        lines.append(f"all {count:,} images missing of {named}, first: {wholly[0][1][0]}")
     for split, count in entry.expected(copy.variant).items():
-        have = sum(found.splits.values()) if not split else found.splits[split]
-        listed = have + sum(
-            len(files) for group, files in found.missing.items() if not split or group.split("/")[0] == split
-        )
+        listed = found.listed[split] if split else sum(found.listed.values())
         if listed != count:
             lines.append(f"{split or 'all'}: {listed:,} images listed by this copy, {count:,} published")
     return lines

@@ -103,7 +103,6 @@ ENTRY = Entry(
     marks=("JPEGImages-trainval", "JPEGImages-test"),
     reader=lambda copy: _items(copy, turned=False),
     counts={"": COUNTS},
-    torchgeo="DIOR",
     note="The layout is the makers', not that of TorchGeo's copy, which has no boxes of the test images. Papers train "
     "on train and val together.",
 )
@@ -117,6 +116,5 @@ ORIENTED = replace(
     "doi:10.1109/TGRS.2022.3183022",
     layout=_layout("dior-r", "Oriented Bounding Boxes"),
     reader=lambda copy: _items(copy, turned=True),
-    torchgeo="",
     note="The images are DIOR's. Papers train on train and val together.",
 )

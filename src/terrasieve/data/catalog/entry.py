@@ -30,6 +30,7 @@ class Item:
         labels: classes of a multi-label task.
         mask: uri of the mask, likewise below the folder.
         boxes: objects; None = it is not known which there are.
+        window: x, y, width, height in pixels of the file; None = all of it.
         known: further columns of ``curate.scan``'s entries: lon, lat, bounds and epsg, datetime, gsd_m, bands.
     """
 
@@ -39,6 +40,7 @@ class Item:
     labels: tuple[str, ...] | None = None
     mask: str | None = None
     boxes: tuple[Box, ...] | None = None
+    window: tuple[int, int, int, int] | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -80,11 +82,10 @@ class Entry:
         marks: paths of which a copy's folder holds at least one; that is how the folder is found.
         reader: lists every image that a whole copy holds, whether it is there or not.
         variants: names of splits or class sets, the first the default; () = there is one.
-        counts: images published, by variant or "", then by split or "" for all.
-        masks: what the masks' numbers mean.
+        counts: images published, by variant or "", then by split; "" = all, with those that have no split.
+        masks: what the masks' numbers mean, by variant or "".
         coordinates: where the place of an image comes from; "" = the source holds none.
-        mean, std: published statistics of ``bands`` in digital numbers; () = none published.
-        torchgeo: class that reads it there, "" = none.
+        torchgeo: TorchGeo's class that fetches it in this layout, "" = none.
         note: what a user should know: what is unsure, what is decided here.
     """
 
@@ -106,12 +107,14 @@ class Entry:
     archives: tuple[Archive, ...] = ()
     variants: tuple[str, ...] = ()
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    masks: MaskSettings | None = None
+    masks: Mapping[str, MaskSettings] = field(default_factory=dict)
     coordinates: str = ""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
     torchgeo: str = ""
     note: str = ""
+
+    def masks_of(self, variant: str) -> MaskSettings | None:
+        """Return what the numbers of a variant's masks mean; "" = the first variant's."""
+        return self.masks.get(variant or (self.variants[0] if self.variants else ""), self.masks.get(""))
 
     def expected(self, variant: str) -> Mapping[str, int]:
         """Return the published number of images of a variant, by split or "" for all."""

@@ -7,11 +7,10 @@ keyed draw makes one. Band 8A stands last in the files, behind band 12.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from terrasieve.data.catalog.copy import Copy
 from terrasieve.data.catalog.entry import Archive, Entry, Item
-from terrasieve.data.catalog.folders import numbered
+from terrasieve.data.catalog.folders import numbered, split_by
 
 COUNTS = {
     "AnnualCrop": 3000, "Forest": 3000, "HerbaceousVegetation": 3000, "Highway": 2500, "Industrial": 2500,
@@ -26,15 +25,8 @@ SPLITS = "https://hf.co/datasets/torchgeo/eurosat/resolve/main/"
 
 
 def _items(copy: Copy) -> Iterator[Item]:
-    lists = {part: f"eurosat-{part}.txt" for part in ("train", "val", "test")}
-    split: dict[str, str] = {}
-    if copy.first(*lists.values()):
-        for part, name in lists.items():
-            split.update({line.rpartition(".")[0]: part for line in copy.lines(name) or ()})
-    for item in numbered(COUNTS, "{c}_{i}.tif", (NESTED, "EuroSAT_MS", ""))(copy):
-        name = item.uri.rpartition("/")[2].removesuffix(".tif")
-        if not split or name in split:
-            yield replace(item, split=split.get(name))
+    images = numbered(COUNTS, "{c}_{i}", (NESTED, "EuroSAT_MS", ""), endings=(".tif",))
+    yield from split_by({part: f"eurosat-{part}.txt" for part in ("train", "val", "test")}, list(images(copy)), copy)
 
 
 ENTRY = Entry(
