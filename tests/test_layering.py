@@ -17,6 +17,7 @@ ORDER = [
         "settings_file",
         "keyed",
         "batch",
+        "boxes",
         "imagery",
         "manifest",
         "sieve",

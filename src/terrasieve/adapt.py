@@ -20,7 +20,7 @@ import torch
 from terrasieve import manifest
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
-from terrasieve.evaluate import dense, finetune, parts
+from terrasieve.evaluate import dense, detect, finetune, parts
 from terrasieve.evaluate.metrics import METRICS
 from terrasieve.evaluate.parts import Divided
 from terrasieve.evaluate.protocol import write_scores
@@ -107,7 +107,7 @@ def completed(settings: AdaptRecipe, task: Divided) -> AdaptRecipe:
     train, classes = task.parts["train"], len(task.classes)
     weights = balanced(train.truth, classes) if settings.class_weights == "balanced" else None
     found = {"classes": classes, "class_weights": weights}
-    found |= {"multilabel": task.kind == "multilabel"} if task.kind != "segmentation" else {}
+    found |= {"multilabel": task.kind == "multilabel"} if settings.method.name == "rvit" else {}
     method = settings.method.model_copy(update=found).model_dump(mode="json")
     return complete(settings, train.images, method=method)
 
@@ -167,7 +167,10 @@ def balanced(truth: Truth, classes: int) -> tuple[float, ...]:
 
 def _monitor(settings: AdaptRecipe, task: Divided) -> str:
     """Choose the metric that says which weights are best."""
-    names = list(dense.METRICS if task.kind == "segmentation" else METRICS[task.kind])
+    if task.kind == "segmentation":
+        names = list(dense.METRICS)
+    else:
+        names = list(detect.METRICS if task.kind == "detection" else METRICS[task.kind])
     if settings.monitor is not None and settings.monitor not in names:
         raise UserError(f"monitor: {settings.monitor!r} is not a metric of this task; choose from {', '.join(names)}.")
     return settings.monitor or names[0]

@@ -49,6 +49,8 @@ class Batch:
         label: (B,) int64 class, or (B, C) float32 in [0, 1]: several labels, or soft ones after mixup; None without.
         mask: (B, H, W) int64 class of each pixel, 255 where it is not scored; None without.
         redundancy: (B, N) float32, each patch's score computed beforehand (see ``sieve.similarity``); None without.
+        objects: (B, M, 4, 2) float32, corners of each object, x and y in pixels of the image; None without.
+        object_classes: (B, M) int64, class of each; -1 where an image has less than M objects.
         neighbours: (B, K - 1, C, H, W), images of neighbouring ground, as ``image``; None without.
         neighbours_valid: (B, K - 1, H, W), as ``valid``.
         boxes: (B, K, 4) float32, left, top, right, bottom of what image and neighbours show, in metres from the lower
@@ -70,6 +72,8 @@ class Batch:
     label: Tensor | None = None
     mask: Tensor | None = None
     redundancy: Tensor | None = None
+    objects: Tensor | None = None
+    object_classes: Tensor | None = None
     neighbours: Tensor | None = None
     neighbours_valid: Tensor | None = None
     boxes: Tensor | None = None

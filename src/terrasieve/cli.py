@@ -17,6 +17,7 @@ from terrasieve import __version__, training
 from terrasieve.commands import (
     audit,
     bench,
+    boxes,
     curate,
     datasets,
     datasheet,
@@ -83,6 +84,7 @@ def earth(
     format: Annotated[str, typer.Option(help="tif (uint16 reflectance) or jpg (RGB).")] = "tif",
     masks: Annotated[bool, typer.Option(help="Also write land-cover masks.")] = False,
     split: Annotated[str, typer.Option(help="block (by geography) or random.")] = "block",
+    scenes: Annotated[str | None, typer.Option(help="Comma-separated kinds of places; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the planet and of the draw.")] = 0,
 ) -> None:
     """Write chips of a procedural Earth with exact ground truth, and their manifest."""
@@ -92,7 +94,7 @@ def earth(
     with counting("earth", "chips") as tick:
         table = demo.write_earth(
             output, count, seed, size_px=size_px, gsd_m=gsd_m, bands=tuple(bands.split(",")), format=format,
-            masks=masks, split=split, on_chip=tick,
+            masks=masks, split=split, on_chip=tick, **({"scenes": tuple(scenes.split(","))} if scenes else {}),
         )  # fmt: skip
     out.print(f"{table.num_rows:,} chips in {output}, manifest {output / 'manifest.parquet'}")
 
@@ -187,6 +189,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (datasheet.datasheet, datasheet.EXAMPLES),
     (datasets.datasets, datasets.EXAMPLES),
     (subset.subset, subset.EXAMPLES),
+    (boxes.boxes, boxes.EXAMPLES),
     (split.split, split.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:

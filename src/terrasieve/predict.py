@@ -1,7 +1,7 @@
 """Predict: what ``terrasieve predict`` does with a fine-tuned run and images that nobody has labelled.
 
 After ``adapt``, whose run folder it reads: a segmentation writes a map of every image, a GeoTIFF that lies where the
-image lies; a classification writes one CSV.
+image lies; a classification writes one CSV; a detection a table of boxes, GeoJSON and pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import pyarrow.compute as pc
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,7 +25,7 @@ from terrasieve.data.augment import normalise
 from terrasieve.data.images import Images
 from terrasieve.data.samples import WholeSamples, collate
 from terrasieve.errors import UserError
-from terrasieve.evaluate import maps
+from terrasieve.evaluate import detections, maps
 from terrasieve.files import written_aside
 from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.methods import Adapter
@@ -90,7 +91,8 @@ def predict(
     Args:
         run: folder of a fine-tuning.
         source: manifest.
-        out: folder for maps, named as the images are, or for ``predictions.csv``.
+        out: folder for maps, named as the images are, or for ``predictions.csv``, or of a detection for what
+            ``evaluate.detections.write`` writes.
         window_px: height and width of the windows that a map is made of; None = the size of the images that the run
             was trained on, so that what the network sees is as large on the ground as it was then.
         overlap: share of a window's side, in [0, 1).
@@ -100,9 +102,18 @@ def predict(
         UserError: for anything that a user can mend. Images that cannot be read are returned, not raised.
     """
     model = load_adapted(run)
-    images = imagery.from_table(manifest.read(source), model.settings.image.bands)
+    table = manifest.read(source)
+    images = imagery.from_table(table, model.settings.image.bands)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.method.to(device)
+    if model.settings.task.boxes is not None:
+        ids = table.filter(pc.fill_null(table["keep"], False))["id"].to_pylist()
+        return Written(
+            *detections.write(
+                cast(Adapter, model.method).predict, images, ids, model.settings.image, model.classes, out,
+                seed=model.settings.seed, device=device, on_images=on_images,
+            )
+        )  # fmt: skip
     if model.settings.task.masks is None:
         return _classify(model, images, out / "predictions.csv", device, on_images)
     paths, failed = [], []

@@ -59,11 +59,11 @@ def adapt(
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run of terrasieve adapt.")],
     images: Annotated[Path, typer.Argument(help="Manifest (GeoParquet) of the images.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps, or for predictions.csv.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps, or for predictions.")],
     window: Annotated[int | None, typer.Option(help="Pixels of a map's windows; default: as in training.")] = None,
     overlap: Annotated[float, typer.Option(help="Of the windows, a share of their side.")] = 0.25,
 ) -> None:
-    """Predict images with a fine-tuned run: a georeferenced map each, or a table of classes."""
+    """Predict images with a fine-tuned run: a georeferenced map each, or a table of classes or boxes."""
     from terrasieve import predict as prediction
     from terrasieve.display import counting, err, out
 
@@ -72,8 +72,9 @@ def predict(
         written = prediction.predict(run, images, output, window_px=side, overlap=overlap, on_images=tick)
     for uri, reason in written.failed:
         err.print(f"left out {uri}: {reason}", markup=False)
-    what = f"{len(written.paths):,} map(s) in {output}" if written.paths[:1] != [output / "predictions.csv"] else ""
-    out.print(what or str(output / "predictions.csv"), markup=False)
+    table = next((str(path) for path in written.paths[:1] if path.name.startswith("predictions.")), None)
+    more = f" and {len(written.paths) - 1:,} more in {output}" if len(written.paths) > 1 else ""
+    out.print(f"{table}{more}" if table else f"{len(written.paths):,} map(s) in {output}", markup=False)
 
 
 def _recipe_or_run(

@@ -1,8 +1,8 @@
 """Samples: one image at a time, as the loader's workers make them.
 
 Between ``images`` and ``loader``. A sample is a dict with TorchGeo's names: ``image``, ``lon``, ``lat``, ``time``,
-``valid``, ``index``, and where the truth is known ``label``, ``mask``, ``redundancy``; with ``groups`` also its
-``neighbours``. Everything random about it is keyed by (seed, epoch, index).
+``valid``, ``index``, and where the truth is known ``label``, ``mask``, ``redundancy``, ``objects``; with ``groups``
+also its ``neighbours``. Everything random about it is keyed by (seed, epoch, index).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from terrasieve import keyed
 from terrasieve.batch import Batch, Skip
 from terrasieve.data.augment import ImageSettings, random_crop, resize, resize_valid, turn
+from terrasieve.data.boxes import Found
 from terrasieve.data.groups import Groups, turned
 from terrasieve.data.images import Images
 from terrasieve.data.pairs import KINDS
@@ -95,6 +96,8 @@ class TrainSamples(Dataset[Sample]):
             for name in SPREAD:
                 if part[name] is not None:
                     part[name] = turn(part[name], mirror_x, mirror_y, quarters)
+            if part["objects"] is not None:
+                part["objects"] = part["objects"].turned(mirror_x, mirror_y, quarters, height, width)
         sample = parts[0]
         if group is not None:
             sample |= {"neighbours": parts[1:], "kinds": group.kinds, "overlap": group.overlap}
@@ -132,6 +135,7 @@ def _read(
         "label": None if truth.labels is None else truth.labels[row],
         "mask": truth.read_mask(row, crop, height, width),
         "redundancy": truth.patch_redundancy(row),
+        "objects": truth.read_boxes(row, crop, height, width),
         "lon": images.lon[row],
         "lat": images.lat[row],
         "time": images.time[row],
@@ -143,6 +147,7 @@ def collate(samples: list[Sample]) -> Batch:
     """Lay samples side by side."""
     known = {name: [s[name] for s in samples] for name in TRUTH if samples[0][name] is not None}
     lon, lat, time = (torch.tensor([s[name] for s in samples], dtype=torch.float64) for name in ("lon", "lat", "time"))
+    objects, numbers = _objects([sample["objects"] for sample in samples])
     return Batch(
         image=torch.stack([sample["image"] for sample in samples]),
         lon=lon,
@@ -153,9 +158,21 @@ def collate(samples: list[Sample]) -> Batch:
         label=torch.stack(known["label"]) if "label" in known else None,
         mask=torch.stack(known["mask"]) if "mask" in known else None,
         redundancy=torch.stack([grid.flatten() for grid in known["redundancy"]]) if "redundancy" in known else None,
+        objects=objects,
+        object_classes=numbers,
         skipped=tuple(skip for sample in samples for skip in sample["skipped"]),
         **(_neighbours(samples) if "neighbours" in samples[0] else {}),
     )
+
+
+def _objects(found: list[Found | None]) -> tuple[Tensor | None, Tensor | None]:
+    """Lay objects side by side, filled up to the largest number of an image; see ``Batch``."""
+    own = [objects for objects in found if objects is not None]
+    if not own:
+        return None, None
+    fill = nn.utils.rnn.pad_sequence
+    numbers = fill([objects.numbers for objects in own], batch_first=True, padding_value=-1)
+    return fill([objects.polygons for objects in own], batch_first=True), numbers
 
 
 def _valid(samples: list[Sample]) -> Tensor | None:

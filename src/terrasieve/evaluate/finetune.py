@@ -17,7 +17,7 @@ from terrasieve import keyed
 from terrasieve.batch import IGNORED, Batch
 from terrasieve.data.augment import normalise
 from terrasieve.data.loader import whole_batches
-from terrasieve.evaluate import dense
+from terrasieve.evaluate import dense, detect
 from terrasieve.evaluate.metrics import METRICS, Kind, bootstrap, value
 from terrasieve.evaluate.parts import Divided, Part
 from terrasieve.evaluate.protocol import FINE_TUNED, Score
@@ -100,6 +100,8 @@ def measure(task: Divided, batch_size: int) -> Callable[[State], dict[str, float
             "loss": float(summed[:, -2].sum() / pixels),
         }
 
+    if task.kind == "detection":
+        return lambda state: detect.values(matched(state, part, batch_size, classes))
     return segmented if task.kind == "segmentation" else classified
 
 
@@ -119,6 +121,9 @@ def score(state: State, task: Divided, batch_size: int, name: str, about: dict[s
             state, part, batch_size, lambda b, logits: dense.confusion(logits.argmax(1), cast(Tensor, b.mask), classes)
         )
         return dense.score(matrices, task.classes, name, FINE_TUNED, seed, about)
+    if task.kind == "detection":
+        found_there = matched(state, part, batch_size, classes)
+        return detect.score(found_there, task.classes, name, FINE_TUNED, seed, about)
     labels = cast(Tensor, part.truth.labels)
     scores = probabilities(collected(state, part, batch_size, lambda _, logits: logits), task.kind)
     found = []
@@ -126,6 +131,20 @@ def score(state: State, task: Divided, batch_size: int, name: str, about: dict[s
         low, high = bootstrap(function, scores, labels, seed=seed)
         found.append(Score(name, FINE_TUNED, metric, value(function, scores, labels), low, high, len(labels), about))
     return found
+
+
+def matched(state: State, part: Part, batch_size: int, classes: int) -> detect.Matched:
+    """Find the objects of a part's images, whole, and match them with the true ones, in the pixels the network sees."""
+    boxes = part.truth.boxes
+    assert boxes is not None
+    shape_px = state.settings.image.shape_px
+    found = collected(state, part, batch_size, lambda _, detections: detections)
+    true = [boxes.read(row, None, *shape_px) for row in range(len(boxes))]
+    return detect.matched(
+        [detect.of_detections(own) for own in found],
+        [detect.of_truth(own.polygons, own.numbers, own.difficult, found.shape[-1] - 2) for own in true],
+        classes,
+    )
 
 
 def probabilities(logits_NC: Tensor, kind: Kind) -> Tensor:

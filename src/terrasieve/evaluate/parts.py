@@ -22,6 +22,7 @@ from terrasieve.curate import catalogued
 from terrasieve.curate.scan import scan, scan_entries
 from terrasieve.curate.sources import Gathered
 from terrasieve.data import images as imagery
+from terrasieve.data.boxes import find_boxes
 from terrasieve.data.images import Images
 from terrasieve.data.masks import Masks, find_masks
 from terrasieve.data.truth import Truth
@@ -33,7 +34,7 @@ from terrasieve.train.settings import TaskSettings
 
 LEAST = {"train": 1, "val": 2, "test": 1}
 LOOKED_INTO = 256  # masks read before a run starts
-Kind = Literal["multiclass", "multilabel", "segmentation"]
+Kind = Literal["multiclass", "multilabel", "segmentation", "detection"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     Raises:
         UserError: for anything that is wrong with the task.
     """
+    if task.boxes is not None:
+        return _divide_boxes(task, bands)
     if task.masks is not None:
         return _divide_dense(task, bands)
     found = tasks.load_task(task.data, task.split, column=task.labels)
@@ -116,17 +119,36 @@ def masked_images(
         Manifest, images and masks row by row, train, val or test of each, and notes.
     """
     assert task.masks is not None
+    table, images, uris, _, split, notes = _chosen(task, bands)
+    return table, images, find_masks(images, task.masks, uris), split, notes
+
+
+def _divide_boxes(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
+    """Divide the images of a manifest, which have boxes."""
+    assert task.boxes is not None
+    table, images, _, path, split, notes = _chosen(task, bands)
+    split, more = with_validation(split, None)
+    rows = _rows_by_part(task, split)
+    boxes, told = find_boxes(table, path, task.boxes)
+    return Divided(table, images, Truth(boxes=boxes), rows, boxes.classes, "detection", (*notes, *more, *told))
+
+
+def _chosen(
+    task: TaskSettings, bands: tuple[str, ...] | None
+) -> tuple[pa.Table, Images, dict[str, str] | None, Path, list[str], list[str]]:
+    """Return a manifest's used rows, their images, masks that the catalog knows, its path, split and notes."""
     prefix, path = tasks.parse(task.data)
     notes: list[str] = []
     uris: dict[str, str] | None = None
-    if prefix == "catalog":
+    if prefix == "catalog" and task.boxes is None:
         found = catalogued.gather(task.data)
         table, uris, notes = catalogued.table_of(found), found.masks, list(found.notes)
     elif prefix == "manifest":
         table = manifest.read(path)
     else:
         raise UserError(
-            f"task.data {task.data!r}: images with masks are named by a manifest; make one with terrasieve index."
+            f"task.data {task.data!r}: images with masks or boxes are named by a manifest; make one with "
+            "terrasieve index, or of a public data set with terrasieve datasets NAME -o FILE.parquet."
         )
     table = table.filter(pc.fill_null(table["keep"], False))
     spatial = splits.parse(task.split or "")
@@ -136,7 +158,7 @@ def masked_images(
     split, chosen = _split_rows(table, None if spatial else task.split, path.parent, notes)
     table = table.take(pa.array(chosen))
     images = imagery.from_table(table, bands)
-    return table, images, find_masks(images, task.masks, uris), split, notes
+    return table, images, uris, path, split, notes
 
 
 def _look_into(masks: Masks) -> None:

@@ -16,9 +16,11 @@ from terrasieve.batch import Batch, Output
 from terrasieve.methods.byol import BYOL, BYOLSettings
 from terrasieve.methods.cross_mae import CrossMAE, CrossMAESettings
 from terrasieve.methods.dino import DINO, DINOSettings
+from terrasieve.methods.faster_rcnn import FasterRCNN, FasterRCNNSettings
 from terrasieve.methods.mae import MAE, MAESettings
 from terrasieve.methods.moco import MoCo, MoCoSettings
 from terrasieve.methods.neighbor_mae import NeighborMAE, NeighborMAESettings
+from terrasieve.methods.oriented_rcnn import OrientedRCNN, OrientedRCNNSettings
 from terrasieve.methods.regularisers import Geographic, GeographySettings
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.methods.rvit import RViT, RViTSettings
@@ -54,9 +56,11 @@ METHODS = {
 }
 
 # The supervised methods, which ``terrasieve adapt`` trains; they can also predict.
-AdapterSettings = Annotated[RViTSettings | RUPerNetSettings, Field(discriminator="name")]
+AdapterSettings = Annotated[
+    RViTSettings | RUPerNetSettings | FasterRCNNSettings | OrientedRCNNSettings, Field(discriminator="name")
+]
 
-ADAPTERS = {"rvit": RViT, "rupernet": RUPerNet}
+ADAPTERS = {"rvit": RViT, "rupernet": RUPerNet, "faster_rcnn": FasterRCNN, "oriented_rcnn": OrientedRCNN}
 
 
 class Method(Protocol):
@@ -85,7 +89,10 @@ class Adapter(Method, Protocol):
     """What validation and prediction need of a supervised method beside that."""
 
     def predict(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Compute logits of normalised images: (B, C), or (B, C, H, W) for every pixel."""
+        """Compute logits of normalised images: (B, C), or (B, C, H, W) for every pixel; of a detector (B, K, F + 2).
+
+        A detection is a box of F numbers, a score, and a class, -1 where an image has less than K.
+        """
         ...
 
 

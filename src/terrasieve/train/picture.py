@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from terrasieve.batch import IGNORED
@@ -31,7 +31,8 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
 
     Args:
         painted: ``patches`` and ``kept``; of a masked method also ``targets`` and ``predicted``, see
-            :func:`terrasieve.methods.reconstruction.paint`; of a segmentation ``mask`` and ``predicted_mask``; of
+            :func:`terrasieve.methods.reconstruction.paint`; of a segmentation ``mask`` and ``predicted_mask``; of a
+            detection the corners of ``objects`` and of what was ``found``, each with its ``_classes``; of
             groups of neighbours their size ``group``, the next one's pixels ``neighbour`` in this one's frame, where it
             lies (``inside``) and where the encoder sees them (``shown``), and the loss ``weight`` in [0, 1].
         patch_px: side of a patch.
@@ -40,7 +41,8 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
 
     Returns:
         (height, width, 3) uint8: for every image a row of input, encoded patches (the others grey), and of a masked
-        method predictions among them, of a segmentation the true and the predicted classes (black: not scored); of
+        method predictions among them, of a segmentation the true and the predicted classes (black: not scored), of a
+        detection the true and the found boxes; of
         neighbours also what the next one shows of it, and the loss weight from dark, 0, to bright.
     """
     rgb = display_bands(bands)
@@ -61,6 +63,9 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
         columns[0] = _outlined(columns[0], painted["inside"].cpu()[:, None].float())
         columns.append(_heat(painted["weight"].float().cpu()))
     columns += [_coloured(painted[name].cpu()) for name in ("mask", "predicted_mask") if name in painted]
+    for name in ("objects", "found"):
+        if name in painted:
+            columns.append(with_outlines(columns[0], painted[name].cpu(), painted[f"{name}_classes"].cpu()))
     return _laid_out(columns, int(painted.get("group", 1)))
 
 
@@ -124,6 +129,25 @@ def _laid_out(columns: list[Tensor], group: int = 1) -> np.ndarray:
         rows = [F.pad(row, (0, 0, 0, 2 * GAP_PX * (n % group == group - 1)), value=1.0) for n, row in enumerate(rows)]
     picture = torch.cat(rows, dim=-2)
     return (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+
+
+def with_outlines(images_B3HW: Tensor, corners_BM42: Tensor, classes_BM: Tensor) -> Tensor:
+    """Draw polygons in the colours of their classes, those of class -1 not: (B, 3, H, W) in [0, 1]."""
+    drawn = []
+    for image, corners, classes in zip(images_B3HW, corners_BM42, classes_BM, strict=True):
+        canvas = Image.fromarray((image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        pen = ImageDraw.Draw(canvas)
+        for polygon, number in zip(corners.tolist(), classes.tolist(), strict=True):
+            if number >= 0:
+                pen.polygon([(x - 0.5, y - 0.5) for x, y in polygon], outline=bright(number))
+        drawn.append(torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255)
+    return torch.stack(drawn)
+
+
+def bright(number: int) -> tuple[int, int, int]:
+    """Return a colour for a class that stands out from the ground."""
+    red, green, blue = hls_to_rgb((0.15 + 0.382 * number) % 1, 0.55, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _outlined(images_B3HW: Tensor, inside_B1HW: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from terrasieve.data import catalog
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.batches import check_size
+from terrasieve.data.boxes import BoxSettings
 from terrasieve.data.loader import LoaderSettings
 from terrasieve.data.masks import MaskSettings
 from terrasieve.data.pairs import PairSettings
@@ -159,12 +160,14 @@ class TaskSettings(Section):
             source's own, see ``evaluate.tasks.load_task``.
         labels: column of a manifest, ``label`` (one class each) or ``labels``; None = label where any row has one.
         masks: where the masks of the images are; given, the task is segmentation, and ``data`` a manifest.
+        boxes: which objects are to be found; given, the task is detection, and ``data`` a manifest with boxes beside.
     """
 
     data: str
     split: str | None = None
     labels: Literal["label", "labels"] | None = None
     masks: MaskSettings | None = None
+    boxes: BoxSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +176,24 @@ class TaskSettings(Section):
             return given
         masks = catalog.masks_of(str(given.get("data")))
         return given if masks is None else {**given, "masks": masks}
+
+
+def _suits_task(method: str, task: TaskSettings) -> None:
+    """Refuse a method that learns from something else than the task has."""
+    if task.masks is not None and task.boxes is not None:
+        raise ValueError("task.masks and task.boxes are both given; a run learns from one of them")
+    given = "task.masks" if task.masks is not None else "task.boxes" if task.boxes is not None else "labels"
+    needed = {"rvit": "labels", "rupernet": "task.masks"}.get(method, "task.boxes")
+    if given != needed:
+        raise ValueError(
+            f"method.name {method} learns from {needed}, the task has {given}; use rvit with labels, rupernet with "
+            "task.masks, faster_rcnn or oriented_rcnn with task.boxes"
+        )
+    if task.boxes is not None and task.boxes.oriented != (method == "oriented_rcnn"):
+        raise ValueError(
+            f"task.boxes.oriented is {str(task.boxes.oriented).lower()} and method.name {method}; faster_rcnn finds "
+            "horizontal boxes, oriented_rcnn oriented ones"
+        )
 
 
 class AdaptSettings(LoopSettings):
@@ -201,16 +222,12 @@ class AdaptSettings(LoopSettings):
     @model_validator(mode="after")
     def _suits(self) -> Self:
         _needs_vit(self.method.name, self.encoder)
-        dense = self.task.masks is not None
-        if dense != (self.method.name == "rupernet"):
-            raise ValueError(
-                f"method.name {self.method.name} "
-                + ("classifies whole images, but task.masks is given" if dense else "needs masks to learn from")
-                + "; use rupernet with task.masks, rvit without"
-            )
+        _suits_task(self.method.name, self.task)
         if self.mixup or self.cutmix:
-            if dense:
-                raise ValueError("mixup and cutmix are for classification; set both to 0 for segmentation")
+            if self.method.name != "rvit":
+                raise ValueError(
+                    "mixup and cutmix are for classification; set both to 0 for segmentation and detection"
+                )
             if self.batch_size // self.accumulate % 2:
                 raise ValueError(
                     f"mixup and cutmix mix pairs, so batch_size {self.batch_size} / accumulate {self.accumulate} has "
