@@ -110,7 +110,10 @@ def pretrain(
                 on_start(world, settings, len(images), steps_done(run))
             if settings.geography is not None:
                 check_places(images.lon, images.lat, settings.geography)
-            groups = _groups(settings, table, images, run, on_note if world.leads and not resume else None)
+            on_note = on_note if world.leads and not resume else None
+            groups = _groups(settings, table, images, run, on_note)
+            if on_note:
+                _tell_small(settings, images, on_note)
             state = build(settings, world, len(images.bands))
             if isinstance(state.method, Geographic):
                 state.method.locate(images.lon, images.lat)
@@ -130,6 +133,17 @@ def _groups(
         for note in survey.notes(found):
             on_note(note)
     return groups
+
+
+def _tell_small(settings: Recipe, images: imagery.Images, on_note: Callable[[str], None]) -> None:
+    """Tell how many images have fewer pixels than the finest scale that is predicted."""
+    height, width = settings.image.enlarged(settings.enlarged).shape_px
+    small = int(((images.windows[:, 2] < width) | (images.windows[:, 3] < height)).sum())
+    if settings.enlarged > 1 and small:
+        on_note(
+            f"{small:,} of {len(images):,} images are smaller than {width} x {height} px, the finest scale that is "
+            "predicted: their finer targets are interpolated; a smaller image.size_px or method.scales would suit them"
+        )
 
 
 def refuse_taken(run: Path, settings: Recipe | AdaptRecipe, world: World, resume: bool) -> None:

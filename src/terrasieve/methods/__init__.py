@@ -22,6 +22,7 @@ from terrasieve.methods.neighbor_mae import NeighborMAE, NeighborMAESettings
 from terrasieve.methods.regularisers import Geographic, GeographySettings
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.methods.rvit import RViT, RViTSettings
+from terrasieve.methods.satmae_pp import SatMAEPP, SatMAEPPSettings
 from terrasieve.methods.selective_mae import SelectiveMAE, SelectiveMAESettings
 from terrasieve.methods.simclr import SimCLR, SimCLRSettings
 from terrasieve.methods.simsiam import SimSiam, SimSiamSettings
@@ -33,6 +34,7 @@ MethodSettings = Annotated[
     | CrossMAESettings
     | SelectiveMAESettings
     | NeighborMAESettings
+    | SatMAEPPSettings
     | MoCoSettings
     | SimCLRSettings
     | BYOLSettings
@@ -46,6 +48,7 @@ METHODS = {
     "cross_mae": CrossMAE,
     "selective_mae": SelectiveMAE,
     "neighbor_mae": NeighborMAE,
+    "satmae_pp": SatMAEPP,
     "moco": MoCo,
     "simclr": SimCLR,
     "byol": BYOL,

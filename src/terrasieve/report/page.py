@@ -38,6 +38,7 @@ NAMES = {
     "effective_rank": "Effective rank of the embeddings",
     "spread": "Spread of the embeddings, 0 = collapsed",
     "uniformity": "Uniformity of the embeddings, 0 = collapsed",
+    **{f"loss_{scale}x": f"Loss at {scale}x" for scale in (1, 2, 4)},
     "images_per_s": "Throughput, images per second",
 }
 _VIEWS = ("Views", "The views of each image that the method compares.", ("input", "first view", "second view"))
@@ -55,6 +56,11 @@ PICTURES = {
         "Rows of a group belong together; the yellow frame is the next one's crop. Grey was not encoded, not "
         "predicted, or not shown; the loss weight goes from black, 0, over red and yellow to white, 1.",
         ("input", "what the encoder saw", "prediction", "shown by the neighbour", "loss weight"),
+    ),
+    "satmae_pp": (
+        "Selected patches and reconstructions at every scale",
+        "Grey patches were not encoded. The encoder sees the coarse image; the finer ones are predicted whole.",
+        ("input, 1x", "what the encoder saw", "prediction, 1x", "prediction, 2x", "truth, 2x"),
     ),
     "": (
         "Selected patches and reconstructions",
@@ -129,7 +135,10 @@ def _subtitle(run: Run) -> str:
 
 def _columns(run: Run) -> tuple[str, str, tuple[str, ...]]:
     """Say what the pictures show: title, sentence, columns."""
-    return PICTURES.get(str(_setting(run, "method", "name")), PICTURES[""])
+    title, sentence, columns = PICTURES.get(str(_setting(run, "method", "name")), PICTURES[""])
+    if _setting(run, "method", "scales") == 3:
+        columns += ("prediction, 4x", "truth, 4x")
+    return title, sentence, columns
 
 
 def _setting(run: Run, section: str, key: str) -> Any:
