@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 EARTH_RADIUS_M = 6371008.8
 _CHUNK = 1 << 19
 _POLYGON = 3  # shapely's number of the type
+_READ = ["id", "uri", "geometry", "lon", "lat", "crs", "gsd_m", "width", "height", "datetime"]
+_FOUR_CORNERS = np.frombuffer(b"\x01\x03\0\0\0\x01\0\0\0\x05\0\0\0", np.uint8)  # WKB: a polygon, a ring, five points
+_FOUR_CORNERS_BYTES = len(_FOUR_CORNERS) + 5 * 2 * 8
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ def find_places(table: pa.Table) -> Places:
     Raises:
         UserError: latitudes beyond 90 degrees, which are longitudes most likely.
     """
-    kept = table.filter(pc.fill_null(table["keep"], False))
+    keep = pc.fill_null(table["keep"], False)
+    kept = table.select(_READ)
+    kept = kept if pc.all(keep).as_py() else kept.filter(keep)  # a copy only where it is needed: there may be millions
     lon, lat = (_floats(kept[name]) for name in ("lon", "lat"))
     _check_order(kept, lon, lat)
     centre = np.stack([lon, lat], axis=1)
@@ -135,14 +140,36 @@ def _fill(
     """Set corners from footprints; a point, or a place without a footprint, has four equal corners."""
     import shapely
 
-    shapes = shapely.from_wkb(geometry.to_numpy())
     corners[:] = centre[:, None]
+    plain, rings = _four_corners(geometry)
+    corners[plain] = rings[:, :4]
+    rest = np.flatnonzero(~plain & geometry.is_valid().to_numpy())
+    shapes = shapely.from_wkb(geometry.take(pa.array(rest)).to_numpy())
     plain = (shapely.get_type_id(shapes) == _POLYGON) & (shapely.get_num_coordinates(shapes) == 5)
-    corners[plain] = shapely.get_coordinates(shapes[plain]).reshape(-1, 5, 2)[:, :4]
-    areal = (shapely.get_dimensions(shapes) == 2) & ~plain
-    for row in np.flatnonzero(areal):  # cut at the antimeridian, around a pole, or with edges that bend
+    corners[rest[plain]] = shapely.get_coordinates(shapes[plain]).reshape(-1, 5, 2)[:, :4]
+    areal = (shapely.get_dimensions(shapes) == 2) & ~plain & ~shapely.is_empty(shapes)
+    for row, shape in zip(rest[areal], shapes[areal], strict=True):  # cut at the antimeridian, around a pole, or bent
         name = names[crs[row]] if crs[row] >= 0 else None
-        corners[row] = _enclosed(shapely.get_coordinates(shapes[row]), centre[row, 0], name)
+        corners[row] = _enclosed(shapely.get_coordinates(shape), centre[row, 0], name)
+
+
+def _four_corners(geometry: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Read polygons of four corners out of WKB, which nearly all footprints are: no object is made of any.
+
+    Returns:
+        (n,) bool, which are such; (k, 5, 2) their rings in degrees, closed.
+    """
+    array = pc.cast(geometry.combine_chunks(), pa.large_binary())
+    starts = np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, array.offset * 8)
+    plain = np.diff(starts) == _FOUR_CORNERS_BYTES
+    if not plain.any():
+        return plain, np.empty((0, 5, 2))
+    values = np.frombuffer(array.buffers()[2], np.uint8)
+    bytes_of = np.lib.stride_tricks.sliding_window_view(values, _FOUR_CORNERS_BYTES)[starts[:-1][plain]]
+    such = (bytes_of[:, : len(_FOUR_CORNERS)] == _FOUR_CORNERS).all(axis=1)
+    plain[plain] = such
+    rings = np.ascontiguousarray(bytes_of[such, len(_FOUR_CORNERS) :]).view("<f8")
+    return plain, rings.reshape(-1, 5, 2)
 
 
 def _enclosed(points: np.ndarray, lon0: float, name: str | None) -> list[tuple[float, float]]:
@@ -195,6 +222,10 @@ def _doubted(places: Places, kept: pa.Table) -> Places:
 
 def _sides_m(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the lengths of the first two sides on the mean sphere, metres."""
-    points = [unit_vectors(corners[:, k]) for k in range(3)]
-    first, second = (np.linalg.norm(points[k + 1] - points[k], axis=1) * EARTH_RADIUS_M for k in (0, 1))
-    return first, second
+    sides = np.empty((2, len(corners)))
+    for start in range(0, len(corners), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        points = [unit_vectors(corners[part, k]) for k in range(3)]
+        for k in (0, 1):
+            sides[k, part] = np.linalg.norm(points[k + 1] - points[k], axis=1) * EARTH_RADIUS_M
+    return sides[0], sides[1]
