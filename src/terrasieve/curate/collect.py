@@ -24,7 +24,7 @@ from pydantic import Field
 from terrasieve import manifest
 from terrasieve.curate.engine import Lost
 from terrasieve.curate.listing import CHUNK, Listing, SourceSettings
-from terrasieve.curate.scan import Verify, inspect_files
+from terrasieve.curate.scan import Found, Verify, inspect_files
 from terrasieve.curate.slicing import MAX_TILED_PIXELS
 from terrasieve.curate.stamps import LISTED, NAME
 from terrasieve.curate.step import Result, Work, numbers, writing
@@ -157,7 +157,7 @@ def _read(entries: Rows, settings: ScanSettings, work: Work, done: tuple[int, in
     return [row for rows in found for row in rows]
 
 
-def _alone(entries: Rows, inspect: Callable[[Rows], list[tuple[dict[str, Any], str]]], work: Work) -> Rows:
+def _alone(entries: Rows, inspect: Callable[[Rows], list[tuple[dict[str, Any], Found]]], work: Work) -> Rows:
     """Read files one by one, of which one has ended its process, so that only that one is lost."""
     rows: Rows = [{}] * len(entries)
     for at, result in work.engine.run(inspect, [[entry] for entry in entries]):

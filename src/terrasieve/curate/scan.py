@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import shapely
 
 from terrasieve import manifest
+from terrasieve.curate.doubts import Doubts
 from terrasieve.curate.folders import Labels
 from terrasieve.curate.sources import Entry, Gathered, gather
 from terrasieve.imagery import geo
 from terrasieve.imagery.formats import MAX_PIXELS
-from terrasieve.imagery.headers import Header, header
+from terrasieve.imagery.headers import NO_CRS, Header, header
 from terrasieve.imagery.raster import read
 from terrasieve.imagery.unreadable import UnreadableImage
 
@@ -137,13 +138,16 @@ def scan(
     gathered = gather(paths, pattern=pattern, labels=labels, csv=csv, all_files=all_files)
     inspect = partial(inspect_files, verify=verify, max_pixels=max_pixels)
     summary = Summary(ignored=gathered.ignored, notes=gathered.notes)
-    rows = []
-    for row, format_name in _inspected(gathered, inspect, workers or _cores()):
-        summary.count(row, format_name)
+    rows, doubts = [], Doubts()
+    for row, found in _inspected(gathered, inspect, workers or _cores()):
+        summary.count(row, found.format)
+        doubts.add(row["uri"], found.doubts)
         rows.append(row)
         if on_file is not None:
             on_file(len(rows), len(gathered.entries))
-    return ScanResult(manifest.rows_to_table(rows), summary)
+    table = manifest.rows_to_table(rows)
+    summary.notes += doubts.lines(table)
+    return ScanResult(table, summary)
 
 
 def _cores() -> int:
@@ -151,10 +155,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_Inspect = Callable[[list[Entry]], list[tuple[dict[str, Any], str]]]
+class Found(NamedTuple):
+    """What is known of a file beside its row: its format ("" without a readable header), and doubts in words."""
+
+    format: str = ""
+    doubts: tuple[str, ...] = ()
 
 
-def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[tuple[dict[str, Any], str]]:
+_Inspect = Callable[[list[Entry]], list[tuple[dict[str, Any], Found]]]
+
+
+def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[tuple[dict[str, Any], Found]]:
     entries = gathered.entries
     chunks = [entries[i : i + _CHUNK] for i in range(0, len(entries), _CHUNK)]
     if workers == 1 or len(entries) < _ALONE:
@@ -172,7 +183,7 @@ def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[
             yield from _one_by_one(chunk, inspect)
 
 
-def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[str, Any], str]]:
+def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[str, Any], Found]]:
     """Inspect files of which one has killed its process (a decoder that crashes), so that only that one is lost."""
     try:
         with ProcessPoolExecutor(1, get_context(_START)) as pool:
@@ -180,7 +191,7 @@ def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[st
             return
     except BrokenProcessPool:
         if len(chunk) == 1:
-            yield _row(chunk[0]) | {"keep": False, "reason": "unreadable: reading it ends the process"}, ""
+            yield _row(chunk[0]) | {"keep": False, "reason": "unreadable: reading it ends the process"}, Found()
             return
     for entry in chunk:
         yield from _one_by_one([entry], inspect)
@@ -188,15 +199,17 @@ def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[st
 
 def inspect_files(
     entries: list[Entry], verify: Verify, max_pixels: int, max_tiled_pixels: int | None = None
-) -> list[tuple[dict[str, Any], str]]:
-    """Return each entry's manifest row and the name of its format ("" when it has no readable header)."""
+) -> list[tuple[dict[str, Any], Found]]:
+    """Return each entry's manifest row, and what else was found."""
     return [_inspect(entry, verify, max_pixels, max_tiled_pixels) for entry in entries]
 
 
-def _inspect(entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: int | None) -> tuple[dict[str, Any], str]:
+def _inspect(
+    entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: int | None
+) -> tuple[dict[str, Any], Found]:
     row = _row(entry)
     if row.get("reason"):
-        return row | {"keep": False}, ""
+        return row | {"keep": False}, Found()
     try:
         found = header(entry["uri"], ends=verify != "header", max_pixels=max_pixels, max_tiled_pixels=max_tiled_pixels)
         described = _described(row, entry, found)
@@ -205,8 +218,10 @@ def _inspect(entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: in
             if valid is not None and not valid.any():
                 raise UnreadableImage(entry["uri"], "no_data", "not one pixel is real")
     except UnreadableImage as error:
-        return row | {"keep": False, "reason": error.reason}, ""
-    return described | {"keep": True, "reason": ""}, found.format
+        return row | {"keep": False, "reason": error.reason}, Found()
+    homeless = "bounds" in entry and described["crs"] is None
+    doubts = dict.fromkeys([*found.doubts, NO_CRS] if homeless else found.doubts)  # each once
+    return described | {"keep": True, "reason": ""}, Found(found.format, tuple(doubts))
 
 
 def _row(entry: Entry) -> dict[str, Any]:

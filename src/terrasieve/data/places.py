@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,10 @@ class Places:
     def __len__(self) -> int:
         return len(self.corners)
 
+    def warnings(self) -> list[str]:
+        """Say what is doubtful, each in a sentence with its count and some images."""
+        return warnings_of(self.doubts, self.examples, len(self))
+
     def boxes(self, rows: np.ndarray, anchor: int) -> np.ndarray:
         """Return rectangles around images in an anchor's CRS, which images of the same CRS fill exactly.
 
@@ -79,6 +83,14 @@ class Places:
             x = np.radians(lon - lon0) * np.cos(np.radians(lat0)) * EARTH_RADIUS_M
             y = np.radians(corners[..., 1] - lat0) * EARTH_RADIUS_M
         return np.stack([x.min(axis=1), y.max(axis=1), x.max(axis=1), y.min(axis=1)], axis=1)
+
+
+def warnings_of(doubts: Counter[str], examples: dict[str, list[str]], images: int) -> list[str]:
+    """Say what is doubtful about images, counted and listed: see ``Places``."""
+    return [
+        f"{count:,} of {images:,} images have {words}, e.g. {', '.join(examples[words][:3])}"
+        for words, count in doubts.items()
+    ]
 
 
 @lru_cache(maxsize=256)
@@ -115,7 +127,7 @@ def find_places(table: pa.Table) -> Places:
     folder = pc.replace_substring_regex(kept["uri"], r"[^/]*$", "").combine_chunks()
     site = folder.dictionary_encode().indices.to_numpy().astype(np.int64)
     time = _floats(pc.divide(pc.cast(kept["datetime"], pa.int64()), 1e6))
-    places = Places(centre, corners, _radius_m(centre, corners), crs.astype(np.int16), names, time, site)
+    places = Places(centre, corners, np.empty(0, np.float32), crs.astype(np.int16), names, time, site)
     return _doubted(places, kept)
 
 
@@ -191,41 +203,74 @@ def unit_vectors(degrees: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
-def _radius_m(centre: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    radius = np.empty(len(centre), np.float32)
-    for start in range(0, len(centre), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        chord = np.linalg.norm(unit_vectors(corners[part]) - unit_vectors(centre[part])[:, None], axis=2).max(axis=1)
-        radius[part] = 2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M
-    return radius
-
-
 def _doubted(places: Places, kept: pa.Table) -> Places:
-    """Count what is doubtful: no place, no CRS, no area, a footprint that contradicts the ground sample distance."""
-    width_m, height_m = _sides_m(places.corners)
+    """Count what is doubtful about images' places."""
     gsd_m, width, height = (_floats(kept[name]) for name in ("gsd_m", "width", "height"))
-    known = np.isfinite(places.radius_m)
+    measured = _measure(places.centre, places.corners)
+    known, side_m = np.isfinite(measured.radius_m), np.sqrt(measured.area_m2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.sqrt(width_m * height_m / (width * height)) / gsd_m
+        ratio = side_m / np.sqrt(width * height) / gsd_m
+    off = known & (side_m > 0) & (measured.off_m > 0.25 * side_m)
+    swapped = np.zeros_like(off)
+    exchanged_m = _measure(places.centre[off, ::-1], places.corners[off]).off_m
+    swapped[off] = exchanged_m <= np.maximum(0.25 * side_m[off], 0.01 * measured.off_m[off])
     found = {
         "no place": ~known,
-        "a footprint without a CRS": known & (places.radius_m > 0) & (places.crs < 0),
-        "a footprint without area": known & (width_m * height_m == 0),
+        "a footprint without a CRS": known & (measured.radius_m > 0) & (places.crs < 0),
+        "a footprint without area": known & (measured.area_m2 < 1e-6),
         "a footprint that contradicts the GSD by more than 10 %": (ratio > 0) & (np.abs(ratio - 1) > 0.1),
+        "longitude and latitude swapped, as their footprint shows": swapped,
+        "a longitude and latitude that are not their footprint's centre": off & ~swapped,
+        "the corner and the size in pixels of another image of their folder, but a footprint more than 10 % wider, so "
+        "that the GSD of one of the two is wrong": _outgrown(places, np.stack([width, height]), side_m),
     }
     doubts = Counter({words: int(which.sum()) for words, which in found.items() if which.any()})
     examples: dict[str, list[Any]] = {
         words: kept["uri"].take(pa.array(np.flatnonzero(found[words])[:5])).to_pylist() for words in doubts
     }
-    return replace(places, doubts=doubts, examples=examples)
+    return replace(places, radius_m=measured.radius_m, doubts=doubts, examples=examples)
 
 
-def _sides_m(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lengths of the first two sides on the mean sphere, metres."""
-    sides = np.empty((2, len(corners)))
-    for start in range(0, len(corners), _CHUNK):
+class _Measured(NamedTuple):
+    """Footprints on the mean sphere: from the centre to the farthest corner, their area, from their middle to it."""
+
+    radius_m: np.ndarray
+    area_m2: np.ndarray
+    off_m: np.ndarray
+
+
+def _measure(centre: np.ndarray, corners: np.ndarray) -> _Measured:
+    radius, area, off = (np.empty(len(centre), kind) for kind in (np.float32, np.float64, np.float32))
+    for start in range(0, len(centre), _CHUNK):
         part = slice(start, start + _CHUNK)
-        points = [unit_vectors(corners[part, k]) for k in range(3)]
-        for k in (0, 1):
-            sides[k, part] = np.linalg.norm(points[k + 1] - points[k], axis=1) * EARTH_RADIUS_M
-    return sides[0], sides[1]
+        middle, points = unit_vectors(centre[part]), unit_vectors(corners[part])
+        radius[part] = _metres(np.linalg.norm(points - middle[:, None], axis=2).max(axis=1))
+        first, second = (np.linalg.norm(points[:, k + 1] - points[:, k], axis=1) for k in (0, 1))
+        area[part] = first * second * EARTH_RADIUS_M**2
+        mean = points.sum(axis=1)
+        off[part] = _metres(np.linalg.norm(mean / np.linalg.norm(mean, axis=1, keepdims=True) - middle, axis=1))
+    return _Measured(radius, area, off)
+
+
+def _metres(chord: np.ndarray) -> np.ndarray:
+    return np.asarray(2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M)
+
+
+def _outgrown(places: Places, size_2n: np.ndarray, side_m: np.ndarray) -> np.ndarray:
+    """Find images that begin at the corner of another one of their folder, with as many pixels but of another size.
+
+    Files of one chip whose pixels were resampled to one grid, but not the georeference of all of them, are like that.
+    """
+    with np.errstate(invalid="ignore"):
+        parts = (places.site, *np.round(places.corners[:, 0].T * 1e7), *size_2n)
+        key = np.zeros(len(places), np.uint64)
+        for part in parts:
+            key = key * np.uint64(0x9E3779B97F4A7C15) + part.astype(np.int64).view(np.uint64)
+    rows = np.flatnonzero(np.isfinite(places.corners[:, 0]).all(axis=1) & (side_m > 0))
+    rows = rows[np.argsort(key[rows], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, np.diff(key[rows]) != 0][: len(rows)])
+    larger = np.zeros(len(places), bool)
+    if len(rows):
+        least = np.minimum.reduceat(side_m[rows], starts).repeat(np.diff(np.r_[starts, len(rows)]))
+        larger[rows] = side_m[rows] > 1.1 * least
+    return larger
