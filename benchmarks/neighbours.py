@@ -101,10 +101,11 @@ def measure(path: Path) -> dict[str, float]:
     times, clock = {}, time.perf_counter
     began = clock()
     table = manifest.read(path)
-    times["read_s"] = clock() - began
+    times["read_s"], times["read_peak_gb"] = clock() - began, high_water_kb() * 1024 / 1e9
     began, cpu = clock(), time.process_time()
     places = find_places(table)
     times["places_s"], times["places_cpu_s"] = clock() - began, time.process_time() - cpu
+    times["places_peak_gb"] = high_water_kb() * 1024 / 1e9
     began, cpu = clock(), time.process_time()
     index = Neighbours(places, PairSettings())
     times["trees_s"], times["trees_cpu_s"] = clock() - began, time.process_time() - cpu

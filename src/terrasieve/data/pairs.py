@@ -20,6 +20,7 @@ from terrasieve.section import Section
 
 Kind = Literal["same_place", "overlap", "adjacent", "near", "site", "alone"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_CHUNK = 1 << 16  # images at a time, so that what is in between stays small
 _CLASS = 4.0  # sizes of one tree differ by this factor at most
 
 
@@ -87,9 +88,12 @@ class Neighbours:
     def __init__(self, places: Places, settings: PairSettings, seed: int = 0) -> None:
         """Build the trees: some seconds for 10 million images."""
         self.places, self.settings, self.seed = places, settings, seed
-        self._xyz = unit_vectors(places.centre)
-        placed = np.isfinite(places.radius_m) & np.isfinite(self._xyz).all(axis=1)
-        level = np.floor(np.log(np.maximum(places.radius_m, 1.0)) / np.log(_CLASS))
+        self._xyz = np.empty((len(places), 3))
+        for start in range(0, len(places), _CHUNK):
+            self._xyz[start : start + _CHUNK] = unit_vectors(places.centre[start : start + _CHUNK])
+        placed = np.isfinite(places.radius_m) & np.isfinite(places.centre).all(axis=1)
+        level = np.log(np.where(placed, np.maximum(places.radius_m, 1), 1)) // np.log(_CLASS)
+        level = level.astype(np.int8)
         self._trees: list[tuple[cKDTree, np.ndarray, float]] = []
         for size in np.unique(level[placed]):
             rows = np.flatnonzero(placed & (level == size))

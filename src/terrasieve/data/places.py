@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyproj import Transformer
 
 EARTH_RADIUS_M = 6371008.8
-_CHUNK = 1 << 19
+_CHUNK = 1 << 16  # images at a time, so that what is in between stays small
 _POLYGON = 3  # shapely's number of the type
 _READ = ["id", "uri", "geometry", "lon", "lat", "crs", "gsd_m", "width", "height", "datetime"]
 _FOUR_CORNERS = np.frombuffer(b"\x01\x03\0\0\0\x01\0\0\0\x05\0\0\0", np.uint8)  # WKB: a polygon, a ring, five points
@@ -118,17 +118,24 @@ def find_places(table: pa.Table) -> Places:
     lon, lat = (_floats(kept[name]) for name in ("lon", "lat"))
     _check_order(kept, lon, lat)
     centre = np.stack([lon, lat], axis=1)
+    del lon, lat
     names = [name for name in pc.unique(kept["crs"]).to_pylist() if name is not None]
     crs = pc.fill_null(pc.index_in(kept["crs"], pa.array(names, pa.string())), -1).to_numpy()
     corners = np.full((len(kept), 4, 2), np.nan)
     for start in range(0, len(kept), _CHUNK):
         part = slice(start, start + _CHUNK)
         _fill(corners[part], kept["geometry"][start : start + _CHUNK], centre[part], crs[part], names)
-    folder = pc.replace_substring_regex(kept["uri"], r"[^/]*$", "").combine_chunks()
-    site = folder.dictionary_encode().indices.to_numpy().astype(np.int64)
+    site = _sites(kept["uri"])
     time = _floats(pc.divide(pc.cast(kept["datetime"], pa.int64()), 1e6))
     places = Places(centre, corners, np.empty(0, np.float32), crs.astype(np.int16), names, time, site)
     return _doubted(places, kept)
+
+
+def _sites(uri: pa.ChunkedArray) -> np.ndarray:
+    """Number the folders, (n,) int64; chunk by chunk, since their names all at once would take much memory."""
+    folders = [pc.replace_substring_regex(part, r"[^/]*$", "").dictionary_encode() for part in uri.chunks]
+    parts = pa.chunked_array(folders, pa.dictionary(pa.int32(), uri.type)).unify_dictionaries().chunks
+    return np.concatenate([np.empty(0, np.int64), *(part.indices.to_numpy() for part in parts)]).astype(np.int64)
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
@@ -203,74 +210,90 @@ def unit_vectors(degrees: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
+_NO_PLACE = "no place"
+_NO_CRS = "a footprint without a CRS"
+_NO_AREA = "a footprint without area"
+_OTHER_GSD = "a footprint that contradicts the GSD by more than 10 %"
+_SWAPPED = "longitude and latitude swapped, as their footprint shows"
+_OFF = "a longitude and latitude that are not their footprint's centre"
+_OUTGROWN = (
+    "the corner and the size in pixels of another image of their folder, but a footprint more than 10 % wider, so that "
+    "the GSD of one of the two is wrong"
+)
+
+
 def _doubted(places: Places, kept: pa.Table) -> Places:
-    """Count what is doubtful about images' places."""
-    gsd_m, width, height = (_floats(kept[name]) for name in ("gsd_m", "width", "height"))
-    measured = _measure(places.centre, places.corners)
-    known, side_m = np.isfinite(measured.radius_m), np.sqrt(measured.area_m2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = side_m / np.sqrt(width * height) / gsd_m
-    off = known & (side_m > 0) & (measured.off_m > 0.25 * side_m)
-    swapped = np.zeros_like(off)
-    exchanged_m = _measure(places.centre[off, ::-1], places.corners[off]).off_m
-    swapped[off] = exchanged_m <= np.maximum(0.25 * side_m[off], 0.01 * measured.off_m[off])
-    found = {
-        "no place": ~known,
-        "a footprint without a CRS": known & (measured.radius_m > 0) & (places.crs < 0),
-        "a footprint without area": known & (measured.area_m2 < 1e-6),
-        "a footprint that contradicts the GSD by more than 10 %": (ratio > 0) & (np.abs(ratio - 1) > 0.1),
-        "longitude and latitude swapped, as their footprint shows": swapped,
-        "a longitude and latitude that are not their footprint's centre": off & ~swapped,
-        "the corner and the size in pixels of another image of their folder, but a footprint more than 10 % wider, so "
-        "that the GSD of one of the two is wrong": _outgrown(places, np.stack([width, height]), side_m),
-    }
+    """Set the radii and count what is doubtful about images' places."""
+    radius_m, side_m = (np.empty(len(places), np.float32) for _ in range(2))
+    found = {words: np.zeros(len(places), bool) for words in (_NO_PLACE, _NO_CRS, _NO_AREA, _OTHER_GSD, _SWAPPED, _OFF)}
+    for start in range(0, len(places), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        centre, corners, rows = places.centre[part], places.corners[part], kept.slice(start, _CHUNK)
+        measured = _measure(centre, corners)
+        radius_m[part], side_m[part] = measured.radius_m, measured.side_m
+        gsd_m, width, height = (_floats(rows[name]) for name in ("gsd_m", "width", "height"))
+        known = np.isfinite(measured.radius_m)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = measured.side_m / np.sqrt(width * height) / gsd_m
+        off = known & (measured.side_m > 0) & (measured.off_m > 0.25 * measured.side_m)
+        exchanged_m = _measure(centre[off, ::-1], corners[off]).off_m
+        swapped = np.zeros_like(off)
+        swapped[off] = exchanged_m <= np.maximum(0.25 * measured.side_m[off], 0.01 * measured.off_m[off])
+        found[_NO_PLACE][part] = ~known
+        found[_NO_CRS][part] = known & (measured.radius_m > 0) & (places.crs[part] < 0)
+        found[_NO_AREA][part] = known & (measured.side_m < 1e-3)
+        found[_OTHER_GSD][part] = (ratio > 0) & (np.abs(ratio - 1) > 0.1)
+        found[_SWAPPED][part], found[_OFF][part] = swapped, off & ~swapped
+    sizes_px = tuple(pc.fill_null(kept[name], 0).to_numpy() for name in ("width", "height"))
+    found[_OUTGROWN] = _outgrown(places, sizes_px, side_m)
     doubts = Counter({words: int(which.sum()) for words, which in found.items() if which.any()})
     examples: dict[str, list[Any]] = {
         words: kept["uri"].take(pa.array(np.flatnonzero(found[words])[:5])).to_pylist() for words in doubts
     }
-    return replace(places, radius_m=measured.radius_m, doubts=doubts, examples=examples)
+    return replace(places, radius_m=radius_m, doubts=doubts, examples=examples)
 
 
 class _Measured(NamedTuple):
-    """Footprints on the mean sphere: from the centre to the farthest corner, their area, from their middle to it."""
+    """Footprints on the mean sphere: from the centre to the farthest corner and to their middle; root of their area."""
 
     radius_m: np.ndarray
-    area_m2: np.ndarray
     off_m: np.ndarray
+    side_m: np.ndarray
 
 
 def _measure(centre: np.ndarray, corners: np.ndarray) -> _Measured:
-    radius, area, off = (np.empty(len(centre), kind) for kind in (np.float32, np.float64, np.float32))
-    for start in range(0, len(centre), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        middle, points = unit_vectors(centre[part]), unit_vectors(corners[part])
-        radius[part] = _metres(np.linalg.norm(points - middle[:, None], axis=2).max(axis=1))
-        first, second = (np.linalg.norm(points[:, k + 1] - points[:, k], axis=1) for k in (0, 1))
-        area[part] = first * second * EARTH_RADIUS_M**2
-        mean = points.sum(axis=1)
-        off[part] = _metres(np.linalg.norm(mean / np.linalg.norm(mean, axis=1, keepdims=True) - middle, axis=1))
-    return _Measured(radius, area, off)
+    middle, points = unit_vectors(centre), unit_vectors(corners)
+    first, second = (np.linalg.norm(points[:, k + 1] - points[:, k], axis=1) for k in (0, 1))
+    mean = points.sum(axis=1)
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    return _Measured(
+        _metres(np.linalg.norm(points - middle[:, None], axis=2).max(axis=1)),
+        _metres(np.linalg.norm(mean - middle, axis=1)),
+        np.sqrt(first * second) * EARTH_RADIUS_M,
+    )
 
 
 def _metres(chord: np.ndarray) -> np.ndarray:
     return np.asarray(2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M)
 
 
-def _outgrown(places: Places, size_2n: np.ndarray, side_m: np.ndarray) -> np.ndarray:
+def _outgrown(places: Places, sizes_px: tuple[np.ndarray, ...], side_m: np.ndarray) -> np.ndarray:
     """Find images that begin at the corner of another one of their folder, with as many pixels but of another size.
 
     Files of one chip whose pixels were resampled to one grid, but not the georeference of all of them, are like that.
     """
     with np.errstate(invalid="ignore"):
-        parts = (places.site, *np.round(places.corners[:, 0].T * 1e7), *size_2n)
-        key = np.zeros(len(places), np.uint64)
-        for part in parts:
-            key = key * np.uint64(0x9E3779B97F4A7C15) + part.astype(np.int64).view(np.uint64)
-    rows = np.flatnonzero(np.isfinite(places.corners[:, 0]).all(axis=1) & (side_m > 0))
-    rows = rows[np.argsort(key[rows], kind="stable")]
-    starts = np.flatnonzero(np.r_[True, np.diff(key[rows]) != 0][: len(rows)])
+        key = places.site.view(np.uint64).copy()
+        for part in (*places.corners[:, 0].T, *sizes_px):
+            key *= np.uint64(0x9E3779B97F4A7C15)
+            key += np.round(part * 1e7).astype(np.int64).view(np.uint64)
+    rows = np.flatnonzero(np.isfinite(places.corners[:, 0]).all(axis=1) & (side_m > 0)).astype(np.int32)
+    key = key[rows]
+    order = np.argsort(key, kind="stable")
+    rows, key = rows[order], key[order]
     larger = np.zeros(len(places), bool)
     if len(rows):
+        starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
         least = np.minimum.reduceat(side_m[rows], starts).repeat(np.diff(np.r_[starts, len(rows)]))
         larger[rows] = side_m[rows] > 1.1 * least
     return larger
