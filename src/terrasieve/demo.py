@@ -6,7 +6,6 @@ imagery -> manifest -> pretraining -> evaluation -> export -> report: ``terrasie
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import yaml
 
 from terrasieve import assess, manifest, recipe
+from terrasieve.curate.engine import cores
 from terrasieve.display import counting, out
 from terrasieve.evaluate.protocol import rich_table
 from terrasieve.imagery import earth
@@ -49,7 +49,7 @@ def write_earth(
         if on_chip:
             on_chip(done, count)
 
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     rows = earth.write_chips(folder, count, seed, workers=workers, on_chip=tick, **how)
     table = manifest.rows_to_table(rows)
     manifest.write(table, folder / "manifest.parquet")

@@ -18,6 +18,7 @@ from PIL import Image
 
 from terrasieve import manifest
 from terrasieve.curate import collect, listing, step
+from terrasieve.curate import scan as scanning
 from terrasieve.curate.collect import ScanSettings
 from terrasieve.curate.engine import Local
 from terrasieve.curate.folders import files_below
@@ -214,8 +215,8 @@ def test_a_rerun_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Monk
         opened.extend(Path(entry["uri"]).name for entry in entries if "reason" not in entry)
         return inspect(entries, **how)
 
-    inspect = collect.inspect_files
-    monkeypatch.setattr(collect, "inspect_files", spy)
+    inspect = scanning.inspect_files
+    monkeypatch.setattr(scanning, "inspect_files", spy)
     run(tmp_path / "out", source)
     assert len(opened) == 8
     opened.clear()

@@ -156,6 +156,20 @@ def test_low_information_has_a_quota_and_leaves_the_join(tmp_path: Path) -> None
     assert stay(0.5, rows=table.take(pa.array(np.arange(len(table))[::-1].copy()))) == half, "in any order"
 
 
+def test_flat_thumbnails_of_fine_texture_all_stay(tmp_path: Path) -> None:
+    rows = (np.arange(256) // 2 % 4 < 2) * 20.0  # furrows, 4 px wide: gone from means of 8 x 8 px
+    for n in range(12):
+        noise = keyed.numpy_generator(n, "water").normal(0, 3, (256, 256))
+        for name, values in (("water", 90 + noise), ("field", 90 + noise + rows[:, None])):
+            write(tmp_path / "images" / f"{name}_{n:02d}.png", values.clip(0, 255).astype(np.uint8))
+    found, result = run(tmp_path, scan(tmp_path / "images").table, ["hash", "exact", "sparse"])
+    stays = [Path(uri).name[:5] for uri in found.filter(found["keep"])["uri"].to_pylist()]
+    assert stays.count("field") == 12
+    assert stays.count("water") < 8, "a share of .25 stays"
+    assert not found["phash"].is_valid().to_numpy(zero_copy_only=False).any(), "none of them enters the join"
+    assert "12 images are flat from afar only (fine texture); all stay." in result.notes
+
+
 def copies(folder: Path) -> pa.Table:
     """Write six scenes with altered copies, and one that only resembles."""
     for n in range(6):

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from terrasieve import manifest
+from terrasieve.curate import engine
 from terrasieve.curate import scan as scanning
 from terrasieve.curate.scan import scan
 from terrasieve.errors import UserError
@@ -148,8 +151,9 @@ def test_a_file_that_kills_its_reader_is_one_row(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scanning, "header", deadly)
     monkeypatch.setattr(scanning, "_ALONE", 1)
-    monkeypatch.setattr(scanning, "_CHUNK", 4)
-    monkeypatch.setattr(scanning, "_START", "fork")  # so that the workers have the deadly header
+    monkeypatch.setattr(scanning, "_PART", 4)
+    # forked, so that the workers have the deadly header
+    monkeypatch.setattr(engine, "_pool", lambda workers: ProcessPoolExecutor(workers, get_context("fork")))
     result = scan(tmp_path, workers=2)
     assert [row["keep"] for row in result.table.to_pylist()] == [i not in (3, 7) for i in range(10)]
     assert rows(result)["3.jpg"]["reason"] == "unreadable: reading it ends the process"
@@ -157,14 +161,14 @@ def test_a_file_that_kills_its_reader_is_one_row(tmp_path, monkeypatch):
 
 def test_order_and_content_do_not_depend_on_the_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(scanning, "_ALONE", 1)
-    monkeypatch.setattr(scanning, "_CHUNK", 3)
+    monkeypatch.setattr(scanning, "_PART", 3)
     for i in range(20):
         save(tmp_path / "ab"[i % 2] / f"{i}.{('jpg', 'png', 'tif')[i % 3]}", seed=i)
     break_files(tmp_path / "b")
     calls = []
     one = scan(tmp_path, workers=1, on_file=lambda done, total: calls.append((done, total)))
     two = scan([tmp_path / "b", tmp_path], workers=2, labels="folder")
-    assert calls == [(i + 1, 32) for i in range(32)]
+    assert calls == [(min(done + 3, 32), 32) for done in range(0, 32, 3)]
     assert one.table.drop_columns("label").equals(two.table.drop_columns("label"))
     assert one.table["uri"].to_pylist() == sorted(one.table["uri"].to_pylist())
     assert one.summary.reasons == two.summary.reasons and one.summary.formats == two.summary.formats

@@ -42,7 +42,7 @@ def audit(
     from terrasieve.display import counting, out
     from terrasieve.report.audit_page import write_audit_report
 
-    given = {"kinds": kinds.split(","), "distance": distance, "overlap": {"least_shared": least_shared}}
+    given = {"kinds": kinds.split(","), "judge": {"distance": distance}, "overlap": {"least_shared": least_shared}}
     settings = settings_file.validate(given, "of the command line", audits.AuditSettings)
     work = Work(output, Local(workers))
     sets = gather(pretrain, evaluations or [], output / "sets", splits=splits, csv=csv, bar=counting)

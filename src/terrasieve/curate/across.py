@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from terrasieve.curate.hamming import join
+from terrasieve.curate.hamming import join, ones
 from terrasieve.curate.hashing import ORIENTATIONS
 
 
@@ -93,7 +93,7 @@ def _pairs(
                 stop += 1
             for i in range(start, middle):
                 for j in range(middle, stop):
-                    apart = _ones(hashes[i] ^ hashes[j])
+                    apart = ones(hashes[i] ^ hashes[j])
                     if apart <= distance:
                         if fill:
                             a[count], b[count] = owner[i], owner[j]
@@ -104,13 +104,3 @@ def _pairs(
             a, b = np.empty(count, np.int64), np.empty(count, np.int64)
             orientation, bits = np.empty(count, np.uint8), np.empty(count, np.uint8)
     return a, b, orientation, bits
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _ones(word: int) -> int:
-    """Count the ones of a uint64."""
-    w = np.uint64(word)
-    w -= (w >> np.uint64(1)) & np.uint64(0x5555555555555555)
-    w = (w & np.uint64(0x3333333333333333)) + ((w >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    w = (w + (w >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return int((w * np.uint64(0x0101010101010101)) >> np.uint64(56))

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from terrasieve.curate import across
 from terrasieve.curate.footprints import Overlaps
-from terrasieve.curate.hashing import ORIENTATIONS
+from terrasieve.curate.judge import DUPLICATE, REVIEW, Judged, JudgeSettings, judge_pairs
 from terrasieve.curate.leaks import KINDS, Kind, Pairs, leak_table, strongest
 from terrasieve.curate.overlap import Bar, Notes, OverlapSettings, overlapping
 from terrasieve.curate.rows import Rows
@@ -33,7 +33,7 @@ from terrasieve.imagery.unreadable import UnreadableImage
 from terrasieve.section import Section
 
 _SAME = 0.99  # correlation of thumbnails of the same pixels, whatever decoder made them
-_FEW = 1024
+_FEW, _MANY = 1024, 4096
 _PICTURE = ("uri", "window", "width", "height", "dtype")
 
 
@@ -42,8 +42,7 @@ class AuditSettings(Section):
 
     Attributes:
         kinds: that are looked for.
-        distance: bits between pHashes of near copies.
-        least_correlation: of the thumbnails of near copies.
+        judge: when an image is another's near copy; the rule by which curation drops duplicates.
         least_contrast: standard deviation in grey levels of 255, below which an image is the same as any other (open
             water, cloud) and no near copy is looked for.
         overlap: what counts as shared ground.
@@ -51,8 +50,7 @@ class AuditSettings(Section):
     """
 
     kinds: tuple[Kind, ...] = KINDS
-    distance: int = Field(8, ge=0, le=10)
-    least_correlation: float = Field(0.95, ge=0, le=1)
+    judge: JudgeSettings = JudgeSettings(distance=8)
     least_contrast: float = Field(1.0, ge=0)
     overlap: OverlapSettings = OverlapSettings()
     hash: HashSettings = HashSettings()
@@ -117,7 +115,7 @@ def audit(
     if "exact" in settings.kinds:
         found.append(_equal(across.equal(_names(store, at), numbers, sides)))
     if {"pixels", "near", "rotated"} & set(settings.kinds):
-        copies = _near(numbers, at, sides, store, settings, said)
+        copies = _near(rows, numbers, at, sides, store, settings, said)
         with bar("pixels", "pairs") as tick:
             found.append(_same_pixels(rows, copies, tick))
     if "overlap" in settings.kinds:
@@ -185,6 +183,7 @@ def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _near(
+    rows: Rows,
     numbers: NDArray[np.int64],
     at: NDArray[np.int64],
     sides: NDArray[np.uint8],
@@ -195,35 +194,35 @@ def _near(
     rich = store.column("std")[at] >= settings.least_contrast
     if not rich.all():
         said.append(f"not compared by perceptual hash, since they look like any other: {int((~rich).sum()):,} images")
-    copies = across.near(store.column("phash")[at[rich]], numbers[rich], sides[rich], settings.distance)
+    copies = across.near(store.column("phash")[at[rich]], numbers[rich], sides[rich], settings.judge.distance)
     where = np.full(int(numbers.max(initial=0)) + 1, -1, np.int64)
     where[numbers] = at
-    correlation = np.zeros(len(copies.a))
-    for start in range(0, len(copies.a), 4096):
-        part = slice(start, start + 4096)
-        one, two = store.thumbs(where[copies.a[part]]), store.thumbs(where[copies.b[part]])
-        correlation[part] = _correlations(one, two, copies.orientation[part])
-    good = correlation >= settings.least_correlation
-    turned = copies.orientation[good].astype(np.float64)
+    judged = _judged(where[copies.a], where[copies.b], store, settings.judge)
+    doubtful = np.flatnonzero(judged.verdict == REVIEW)
+    if len(doubtful):
+        one, two = (rows.take(side[doubtful[:1]], ["uri"])["uri"][0] for side in (copies.a, copies.b))
+        said.append(f"alike, but not surely copies, so not counted: {len(doubtful):,} pairs, the first {one} and {two}")
+    good = judged.verdict == DUPLICATE
+    turned = judged.orientation[good].astype(np.float64)
     kinds = np.where(turned > 0, KINDS.index("rotated"), KINDS.index("near"))
     n = len(turned)
     none = np.full(n, np.nan)
-    return Pairs(kinds, copies.a[good], copies.b[good], turned, correlation[good], np.ones(n), none, none, none)
+    correlation = judged.correlation[good].astype(np.float64)
+    return Pairs(kinds, copies.a[good], copies.b[good], turned, correlation, np.ones(n), none, none, none)
 
 
-def _correlations(
-    one: NDArray[np.uint8], two: NDArray[np.uint8], orientation: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    turned = np.empty_like(two)
-    for number, (quarters, mirrored) in enumerate(ORIENTATIONS):
-        these = orientation == number
-        if these.any():
-            rotated = np.rot90(two[these], quarters, axes=(1, 2))
-            turned[these] = rotated[:, :, ::-1] if mirrored else rotated
-    a, b = (each.reshape(len(each), -1).astype(np.float32) for each in (one, turned))
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    energy = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.asarray((a * b).sum(axis=1) / np.maximum(energy, 1e-6), np.float32)
+def _judged(a: NDArray[np.int64], b: NDArray[np.int64], store: Store, settings: JudgeSettings) -> Judged:
+    """Judge pairs of the store's rows."""
+    phash = store.column("phash")
+    out = Judged.empty(len(a))
+    for start in range(0, len(a), _MANY):
+        some = np.concatenate([a[start : start + _MANY], b[start : start + _MANY]])
+        images, at = np.unique(some, return_inverse=True)
+        first, second = np.split(at, 2)
+        found = judge_pairs(phash[images], store.thumbs(images), first, second, settings)
+        for column, values in zip(out, found, strict=True):
+            column[start : start + _MANY] = values
+    return out
 
 
 def _sharing(pairs: Overlaps) -> Pairs:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from terrasieve import manifest
-from terrasieve.curate.engine import Lost
 from terrasieve.curate.listing import CHUNK, Listing, SourceSettings
-from terrasieve.curate.scan import Found, Verify, inspect_files
+from terrasieve.curate.scan import Verify, read_headers
 from terrasieve.curate.slicing import MAX_TILED_PIXELS
 from terrasieve.curate.stamps import LISTED, NAME
 from terrasieve.curate.step import Result, Work, numbers, writing
@@ -33,9 +31,6 @@ from terrasieve.imagery.formats import MAX_PIXELS
 from terrasieve.section import Section
 
 VERSION = 1  # of what a row says of a file; a higher one has every header read again
-_PART = 256  # files per task
-_ALONE = 1024  # fewer are read in this process, in less time than others take to start
-_KILLS = "unreadable: reading it ends the process"
 Rows = list[dict[str, Any]]
 
 
@@ -130,39 +125,18 @@ def _table(
 ) -> pa.Table:
     """Return the rows of a chunk: those taken over, and those of files that are read now."""
     fresh = np.flatnonzero(rows < 0)
-    read = _read([entries[row] for row in fresh.tolist()], settings, work, done)
+    read = read_headers(
+        [entries[row] for row in fresh.tolist()],
+        work.engine,
+        **settings.model_dump(),
+        on_file=lambda so_far, _: work.tick(done[0] + so_far, done[1]),
+    )
     old = np.flatnonzero(rows >= 0)
-    table = pa.concat_tables([manifest.rows_to_table(read), earlier.take(rows[old])])
+    table = pa.concat_tables([manifest.rows_to_table([row for row, _ in read]), earlier.take(rows[old])])
     order = np.empty(len(entries), np.int64)
     order[fresh], order[old] = np.arange(len(fresh)), len(fresh) + np.arange(len(old))
     work.tick(done[0] + len(entries), done[1])
     return table.take(order)
-
-
-def _read(entries: Rows, settings: ScanSettings, work: Work, done: tuple[int, int]) -> Rows:
-    inspect = partial(
-        inspect_files,
-        verify=settings.verify,
-        max_pixels=settings.max_pixels,
-        max_tiled_pixels=settings.max_tiled_pixels,
-    )
-    size = _PART if len(entries) > _ALONE else _ALONE
-    parts = [entries[at : at + size] for at in range(0, len(entries), size)]
-    found: list[Rows] = [[]] * len(parts)
-    so_far = 0
-    for number, result in work.engine.run(inspect, parts):
-        found[number] = _alone(parts[number], inspect, work) if isinstance(result, Lost) else [row for row, _ in result]
-        so_far += len(parts[number])
-        work.tick(done[0] + so_far, done[1])
-    return [row for rows in found for row in rows]
-
-
-def _alone(entries: Rows, inspect: Callable[[Rows], list[tuple[dict[str, Any], Found]]], work: Work) -> Rows:
-    """Read files one by one, of which one has ended its process, so that only that one is lost."""
-    rows: Rows = [{}] * len(entries)
-    for at, result in work.engine.run(inspect, [[entry] for entry in entries]):
-        [(rows[at], _)] = inspect([entries[at] | {"reason": _KILLS}]) if isinstance(result, Lost) else result
-    return rows
 
 
 class Earlier:

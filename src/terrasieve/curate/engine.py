@@ -46,7 +46,7 @@ class Local:
 
     def __init__(self, workers: int | None = None) -> None:
         """Choose the number of processes; None = one per core that this process may use."""
-        self.workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        self.workers = workers or cores()
 
     def run(self, work: Callable[[P], R], parts: Sequence[P]) -> Iterator[tuple[int, R | Lost]]:
         """Yield (number of the part, result) as they are done."""
@@ -62,6 +62,11 @@ class Local:
         except BrokenProcessPool:
             for number, part in left.items():
                 yield number, _alone(work, part)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use, which in a container can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def engine_of(name: str, workers: int | None = None) -> Engine:

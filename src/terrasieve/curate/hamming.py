@@ -9,7 +9,6 @@ next step verifies. Source: Manku, Jain & Das Sarma, WWW 2007 (blocks); CURATION
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from terrasieve.curate.engine import cores
 from terrasieve.errors import UserError
 
 MAX_DISTANCE = 10
@@ -60,9 +60,7 @@ def join(hashes: np.ndarray, distance: int, threads: int | None = None) -> Join:
     ordered = hashes[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(hashes) else np.zeros(0, np.int64)
     unique = ordered[first]
-    near = (
-        _forest(unique, distance, threads or len(os.sched_getaffinity(0))) if distance else np.zeros((0, 2), np.int64)
-    )
+    near = _forest(unique, distance, threads or cores()) if distance else np.zeros((0, 2), np.int64)
     return _rows(order, first, unique, near)
 
 

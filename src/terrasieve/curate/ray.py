@@ -8,6 +8,7 @@ see. Source: Ray's documentation (``ray.remote``, fault tolerance of tasks).
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,9 @@ class Ray:
         Raises:
             UserError: Ray is not installed.
         """
+        # Or workers of a program that was started by `uv run` are started by `uv run` too, each node in a copy of the
+        # working directory, imagery and all, and without the extras that are installed here.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
             import ray
         except ImportError as error:

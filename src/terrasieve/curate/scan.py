@@ -6,14 +6,10 @@ file puts the rows in order and counts them. Rows are sorted by path whatever th
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,8 +18,9 @@ import shapely
 
 from terrasieve import manifest
 from terrasieve.curate.doubts import Doubts
+from terrasieve.curate.engine import Engine, Local, Lost
 from terrasieve.curate.folders import Labels
-from terrasieve.curate.sources import Entry, Gathered, gather
+from terrasieve.curate.sources import Entry, gather
 from terrasieve.imagery import geo
 from terrasieve.imagery.formats import MAX_PIXELS
 from terrasieve.imagery.headers import NO_CRS, Header, header
@@ -31,9 +28,9 @@ from terrasieve.imagery.raster import read
 from terrasieve.imagery.unreadable import UnreadableImage
 
 Verify = Literal["header", "ends", "decode"]
-_CHUNK = 128  # files per task: small enough to share out, large enough that passing them costs nothing
+_PART = 128  # files per task: small enough to share out, large enough that passing them costs nothing
 _ALONE = 1024  # fewer files are read in this process, in less time than others take to start
-_START: str | None = None  # how worker processes start: Python's default
+_KILLS = "unreadable: reading it ends the process"
 
 
 @dataclass
@@ -136,23 +133,15 @@ def scan(
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     gathered = gather(paths, pattern=pattern, labels=labels, csv=csv, all_files=all_files)
-    inspect = partial(inspect_files, verify=verify, max_pixels=max_pixels)
     summary = Summary(ignored=gathered.ignored, notes=gathered.notes)
-    rows, doubts = [], Doubts()
-    for row, found in _inspected(gathered, inspect, workers or _cores()):
-        summary.count(row, found.format)
-        doubts.add(row["uri"], found.doubts)
-        rows.append(row)
-        if on_file is not None:
-            on_file(len(rows), len(gathered.entries))
-    table = manifest.rows_to_table(rows)
+    found = read_headers(gathered.entries, Local(workers), verify=verify, max_pixels=max_pixels, on_file=on_file)
+    doubts = Doubts()
+    for row, known in found:
+        summary.count(row, known.format)
+        doubts.add(row["uri"], known.doubts)
+    table = manifest.rows_to_table([row for row, _ in found])
     summary.notes += doubts.lines(table)
     return ScanResult(table, summary)
-
-
-def _cores() -> int:
-    # A container's share of the machine, where the system tells it.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Found(NamedTuple):
@@ -162,51 +151,52 @@ class Found(NamedTuple):
     doubts: tuple[str, ...] = ()
 
 
-_Inspect = Callable[[list[Entry]], list[tuple[dict[str, Any], Found]]]
+Inspected = tuple[dict[str, Any], Found]
 
 
-def _inspected(gathered: Gathered, inspect: _Inspect, workers: int) -> Iterator[tuple[dict[str, Any], Found]]:
-    entries = gathered.entries
-    chunks = [entries[i : i + _CHUNK] for i in range(0, len(entries), _CHUNK)]
-    if workers == 1 or len(entries) < _ALONE:
-        for chunk in chunks:
-            yield from inspect(chunk)
-        return
+def read_headers(
+    entries: Sequence[Entry],
+    engine: Engine,
+    *,
+    verify: Verify,
+    max_pixels: int,
+    max_tiled_pixels: int | None = None,
+    on_file: Callable[[int, int], None] | None = None,
+) -> list[Inspected]:
+    """Return each entry's manifest row and what else was found, in order, whatever the number of workers.
+
+    Files are read part by part; a part of which one ends its process (a decoder that crashes) again file by file, so
+    that only that one is lost. Arguments are those of ``scan``.
+    """
+    inspect = partial(inspect_files, verify=verify, max_pixels=max_pixels, max_tiled_pixels=max_tiled_pixels)
+    size, engine = (1, Local(1)) if len(entries) < _ALONE else (_PART, engine)
+    parts = [entries[at : at + size] for at in range(0, len(entries), size)]
+    found: list[list[Inspected]] = [[] for _ in parts]
     done = 0
-    try:
-        with ProcessPoolExecutor(workers, get_context(_START)) as pool:
-            for part in pool.map(inspect, chunks):
-                done += 1
-                yield from part
-    except BrokenProcessPool:
-        for chunk in chunks[done:]:
-            yield from _one_by_one(chunk, inspect)
+    for number, result in engine.run(inspect, parts):
+        found[number] = _one_by_one(parts[number], inspect, engine) if isinstance(result, Lost) else result
+        done += len(parts[number])
+        if on_file is not None:
+            on_file(done, len(entries))
+    return [pair for part in found for pair in part]
 
 
-def _one_by_one(chunk: list[Entry], inspect: _Inspect) -> Iterator[tuple[dict[str, Any], Found]]:
-    """Inspect files of which one has killed its process (a decoder that crashes), so that only that one is lost."""
-    try:
-        with ProcessPoolExecutor(1, get_context(_START)) as pool:
-            yield from pool.submit(inspect, chunk).result()
-            return
-    except BrokenProcessPool:
-        if len(chunk) == 1:
-            yield _row(chunk[0]) | {"keep": False, "reason": "unreadable: reading it ends the process"}, Found()
-            return
-    for entry in chunk:
-        yield from _one_by_one([entry], inspect)
+def _one_by_one(entries: Sequence[Entry], inspect: Callable[..., list[Inspected]], engine: Engine) -> list[Inspected]:
+    found: dict[int, Inspected] = {}
+    for number, result in engine.run(inspect, [[entry] for entry in entries]):
+        killed = [entries[number] | {"reason": _KILLS}]
+        [found[number]] = inspect(killed) if isinstance(result, Lost) else result
+    return [found[number] for number in range(len(entries))]
 
 
 def inspect_files(
     entries: list[Entry], verify: Verify, max_pixels: int, max_tiled_pixels: int | None = None
-) -> list[tuple[dict[str, Any], Found]]:
-    """Return each entry's manifest row, and what else was found."""
+) -> list[Inspected]:
+    """Return each entry's manifest row and what else was found."""
     return [_inspect(entry, verify, max_pixels, max_tiled_pixels) for entry in entries]
 
 
-def _inspect(
-    entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: int | None
-) -> tuple[dict[str, Any], Found]:
+def _inspect(entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: int | None) -> Inspected:
     row = _row(entry)
     if row.get("reason"):
         return row | {"keep": False}, Found()

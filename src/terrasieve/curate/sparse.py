@@ -17,6 +17,7 @@ from terrasieve.curate.exact import dropping
 from terrasieve.curate.priority import Rows, read_rows
 from terrasieve.curate.step import Result, Work, numbers, rewrite
 from terrasieve.curate.store import open_store
+from terrasieve.curate.texture import half_resolution_std
 from terrasieve.section import Section
 
 
@@ -24,8 +25,8 @@ class SparseSettings(Section):
     """What low information is, and how much of it stays.
 
     Attributes:
-        min_std: grey levels (of 256); a thumbnail of a smaller standard deviation is of low information. A ship on
-            open water, whatever its entropy, is above 5.
+        min_std: grey levels (of 256); an image whose standard deviation is smaller is of low information, as a
+            thumbnail and also at half its resolution. A ship on open water, whatever its entropy, is above 5.
         share: of the images of low information that stay, 0 to 1.
         most: of them that stay from each source; null = no limit.
     """
@@ -36,9 +37,10 @@ class SparseSettings(Section):
 
 
 def sparse(source: Path, target: Path, settings: SparseSettings, work: Work) -> Result:
-    """Drop images of low information beyond their quota, and take those that stay out of the join.
+    """Drop images of low information beyond their quota, and take all flat ones out of the join.
 
-    Which ones stay is drawn from the seed and their ids alone: in any order and company the same.
+    A flat thumbnail's hash says nothing; of those, images with fine texture (rows of a field) all stay. Of the others
+    those that stay are drawn from the seed and their ids alone: in any order and company the same.
 
     Reason: ``low_information: standard deviation 2.1 of 255``.
     """
@@ -52,15 +54,17 @@ def sparse(source: Path, target: Path, settings: SparseSettings, work: Work) -> 
             return known
         return np.asarray(known & (std[at] < settings.min_std))
 
-    rows = read_rows(source, low)
+    flat = read_rows(source, low)
+    fine = half_resolution_std(source, flat.row, std[store.rows(flat.id)], work.engine, work.tick)
+    rows = flat.at(fine < settings.min_std)
     gone = _beyond(rows, settings, work.seed)
     reasons = [f"low_information: standard deviation {value:.1f} of 255" for value in std[store.rows(rows.id[gone])]]
     drop_them = dropping(rows.row[gone], reasons)
 
     def change(table: pa.Table, first: int) -> pa.Table:
-        begin, end = np.searchsorted(rows.row, [first, first + len(table)])
+        begin, end = np.searchsorted(flat.row, [first, first + len(table)])
         mask = np.zeros(len(table), bool)
-        mask[rows.row[begin:end] - first] = True
+        mask[flat.row[begin:end] - first] = True
         mask |= table["phash"].is_null().to_numpy(zero_copy_only=False)
         values = table["phash"].fill_null(0).to_numpy()
         column = pa.array(values, pa.uint64(), mask=mask)
@@ -68,6 +72,8 @@ def sparse(source: Path, target: Path, settings: SparseSettings, work: Work) -> 
 
     result = rewrite(source, target, change, work.tick)
     result.notes.append(f"{len(rows.row):,} images of low information, {len(rows.row) - len(gone):,} of them kept.")
+    if textured := len(flat.row) - len(rows.row):
+        result.notes.append(f"{textured:,} images are flat from afar only (fine texture); all stay.")
     return result
 
 

@@ -8,7 +8,6 @@ target appears under its name when it is whole; ``pipeline`` runs the steps in o
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,8 +204,3 @@ class Shapes:
     def metadata(self) -> dict[str, object]:
         """Return what GeoParquet says of the file."""
         return manifest.geo_metadata_of(self.kinds, self.bounds if np.isfinite(self.bounds).all() else None)
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,7 +6,6 @@ one thread, so the number of workers does not change a bit of the result.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from terrasieve.batch import Batch
+from terrasieve.curate.engine import cores
 from terrasieve.data.augment import ImageSettings, normalise
 from terrasieve.data.images import Images
 from terrasieve.data.samples import WholeSamples, collate
@@ -68,7 +68,7 @@ def over_images(
     Raises:
         UserError: if a worker process dies, as of lack of memory.
     """
-    workers = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(chunks))
+    workers = min(cores() if workers is None else workers, len(chunks))
     here = torch.device(device)
     dataset = _Chunks(images, image, chunks, score if here.type == "cpu" else None)
     loader: Iterable[Scored] = DataLoader(

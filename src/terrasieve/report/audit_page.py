@@ -63,7 +63,7 @@ def write_audit_report(folder: Path, name: str, audit: Audit, settings: AuditSet
         facts=_facts(audit),
         kinds=[(kind, SHORT[kind], TITLES[kind]) for kind in KINDS if kind in settings.kinds],
         sets=[_set_row(of, images, leaks.filter(pc.equal(leaks["set"], of))) for of, images in audit.sets.items()],
-        alone=_hash_alone(leaks, settings.distance),
+        alone=_hash_alone(leaks, settings.judge.distance),
         galleries=[
             (kind, TITLES[kind], READING[kind], *_gallery(leaks.filter(pc.equal(leaks["kind"], kind)), examples))
             for kind in KINDS
@@ -157,7 +157,8 @@ def _example(row: dict[str, Any]) -> Example:
 def _about(settings: AuditSettings) -> list[tuple[str, str]]:
     return [
         ("looked for", ", ".join(WORDS[kind] for kind in settings.kinds)),
-        ("near copies", f"pHash within {settings.distance} bits, thumbnails correlate {settings.least_correlation:g}"),
+        ("near copies", f"pHash within {settings.judge.distance} bits, dHash within {settings.judge.reject_bits}, "
+         f"thumbnails correlate {settings.judge.accept:g}"),
         ("shared ground", f"at least {100 * settings.overlap.least_shared:g} % of the smaller image, "
          f"score {settings.overlap.least_score:g}"),
     ]  # fmt: skip

@@ -41,9 +41,9 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(version=terrasieve.__version__, **values)
 
 
-def source(name: str) -> str:
-    """Return a file of this folder as it is."""
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+def source(*names: str) -> str:
+    """Return files of this folder as they are, one after another."""
+    return "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in names)
 
 
 def data_uri(kind: str, content: bytes) -> str:

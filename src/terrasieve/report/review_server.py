@@ -28,6 +28,8 @@ from terrasieve.report.review_details import details, files
 from terrasieve.report.review_pairs import CODES, SORTS, Filter, ReviewPairs
 
 ADDRESS = "127.0.0.1"
+SCRIPTS = ("review_sources.js", "review_view.js", "review.js")  # one script, in this order
+STYLES = ("style.css", "review.css")
 MOST_BYTES = 4096  # of a request's body
 _HOSTS = ("127.0.0.1", "localhost")
 _HEADERS = {
@@ -67,8 +69,8 @@ class ReviewServer(ThreadingHTTPServer):
         self.seen: Callable[[int], tuple[dict[str, Any], dict[str, bytes]]] = lru_cache(maxsize=24)(self._see)
         self.fixed: dict[str, Answer] = {
             "": ("text/html; charset=utf-8", page(review, name).encode()),
-            "review.js": ("text/javascript; charset=utf-8", source("review.js").encode()),
-            "review.css": ("text/css; charset=utf-8", (source("style.css") + source("review.css")).encode()),
+            "review.js": ("text/javascript; charset=utf-8", source(*SCRIPTS).encode()),
+            "review.css": ("text/css; charset=utf-8", source(*STYLES).encode()),
         }
         try:
             super().__init__((ADDRESS, port), Handler)

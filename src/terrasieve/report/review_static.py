@@ -20,7 +20,7 @@ from terrasieve.report.pair_pictures import thumbnail
 from terrasieve.report.render import data_uri, source
 from terrasieve.report.review_details import details, files
 from terrasieve.report.review_pairs import Filter, ReviewPairs
-from terrasieve.report.review_server import look, page
+from terrasieve.report.review_server import SCRIPTS, STYLES, look, page
 
 LONGEST_PX = 384
 
@@ -54,7 +54,7 @@ def write_static(
         tick(done, len(numbers))
     key = hashlib.blake2b("".join(said["left"]["id"] + said["right"]["id"] for said in pairs).encode(), digest_size=8)
     held = {"key": key.hexdigest(), "pairs": pairs, "thumbnails": thumbnails}
-    script, style = source("review.js"), source("style.css") + source("review.css")
+    script, style = source(*SCRIPTS), source(*STYLES)
     html = page(
         review,
         name,

@@ -7,7 +7,6 @@ report.html``
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from terrasieve.curate.engine import cores
 from terrasieve.files import held, written_aside
 
 __all__ = ["environment", "hardware", "held", "write_json"]
@@ -53,7 +53,7 @@ def hardware() -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{model}, {cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def write_json(path: Path, content: Any) -> None:
