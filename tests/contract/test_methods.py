@@ -87,6 +87,7 @@ def test_loss_is_finite_and_every_parameter_learns(variant: dict[str, Any], prog
     method = method_of(variant)
     output = method(batch_for(variant, progress=progress), keyed.generator(0, "mask", 0))
     assert output.loss.isfinite()
+    assert output.embeddings is not None and output.embeddings.shape == (6, 192), "what geography goes with"
     output.loss.backward()
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
