@@ -114,6 +114,8 @@ def pretrain(
             tell = on_note if world.leads and not resume else None
             _tell_of_batches(settings, images, run, tell)
             groups = _groups(settings, table, images, run, tell)
+            if tell:
+                _tell_small(settings, images, tell)
             state = build(settings, world, len(images.bands))
             if isinstance(state.method, Geographic):
                 state.method.locate(images.lon, images.lat)
@@ -149,6 +151,17 @@ def _tell_of_batches(
     folder.write_json(run / "batches.json", found)
     for note in batch_survey.notes(found, settings.loader.batches):
         on_note(note)
+
+
+def _tell_small(settings: Recipe, images: imagery.Images, on_note: Callable[[str], None]) -> None:
+    """Tell how many images have fewer pixels than the finest scale that is predicted."""
+    height, width = settings.image.enlarged(settings.enlarged).shape_px
+    small = int(((images.windows[:, 2] < width) | (images.windows[:, 3] < height)).sum())
+    if settings.enlarged > 1 and small:
+        on_note(
+            f"{small:,} of {len(images):,} images are smaller than {width} x {height} px, the finest scale that is "
+            "predicted: their finer targets are interpolated; a smaller image.size_px or method.scales would suit them"
+        )
 
 
 def refuse_taken(run: Path, settings: Recipe | AdaptRecipe, world: World, resume: bool) -> None:

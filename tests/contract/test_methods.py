@@ -38,6 +38,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"name": "neighbor_mae", "predict": 0.25, "frame": "isotropic"},
     {"name": "neighbor_mae", "unique": 0.5, "mask": (0.5, 0.6)},
     {"name": "neighbor_mae", "policy": "hog", "mask": (0.75, 0.75), "predict": 0.25},
+    {"name": "satmae_pp", "width": 8},
+    {"name": "satmae_pp", "width": 8, "scales": 3, "finer": 0.5},
 ]
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(str(x) for x in v.values()))
 
@@ -68,8 +70,9 @@ def batch_of(
     )  # fmt: skip
 
 
-def batch_for(variant: dict[str, Any], *args: Any, **more: Any) -> Batch:
-    return batch_of(*args, images=variant.get("images", 2), **more)
+def batch_for(variant: dict[str, Any], count: int = 6, size: tuple[int, int] = (32, 48), **more: Any) -> Batch:
+    enlarged = getattr(settings_of(variant), "enlarged", 1)
+    return batch_of(count, (size[0] * enlarged, size[1] * enlarged), images=variant.get("images", 2), **more)
 
 
 def test_every_method_of_the_union_is_tested_and_can_be_built() -> None:
@@ -84,6 +87,7 @@ def test_loss_is_finite_and_every_parameter_learns(variant: dict[str, Any], prog
     method = method_of(variant)
     output = method(batch_for(variant, progress=progress), keyed.generator(0, "mask", 0))
     assert output.loss.isfinite()
+    assert output.embeddings is not None and output.embeddings.shape == (6, 192), "what geography goes with"
     output.loss.backward()
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
@@ -113,6 +117,7 @@ def test_a_batch_in_parts_is_the_batch(variant: dict[str, Any]) -> None:
 
 COUNTS = [
     ({"name": "mae"}, 49, 147),
+    ({"name": "satmae_pp"}, 49, 147),
     ({"name": "cross_mae"}, 49, 49),
     ({"name": "selective_mae"}, 29, 49),
     ({"name": "selective_mae", "policy": "random"}, 29, 49),
@@ -204,7 +209,8 @@ def test_overfits_eight_chips(variant: dict[str, Any]) -> None:
     method, batch = method_of(variant, (32, 32)), batch_for(variant, 8, (32, 32))
     assert batch.neighbours is not None
     whole = torch.cat([batch.image, batch.neighbours.flatten(0, 1)])
-    smooth = torch.nn.functional.avg_pool2d(whole, 9, 1, 4)  # noise cannot be predicted, ground can
+    reach = 4 * whole.shape[-1] // 32
+    smooth = torch.nn.functional.avg_pool2d(whole, 2 * reach + 1, 1, reach)  # noise cannot be predicted, ground can
     image, others = (smooth / smooth[:8].std()).split([8, len(whole) - 8])
     batch = replace(batch, image=image, neighbours=others.view_as(batch.neighbours), progress=0.0)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)

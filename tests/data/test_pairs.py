@@ -146,12 +146,59 @@ def test_doubtful_places_are_counted_and_swapped_ones_refused() -> None:
         find_places(manifest.rows_to_table([swapped]))
 
 
+def test_footprints_of_any_kind_are_read_as_shapely_reads_them() -> None:
+    corners = [(-59.0, -34.9), (-58.9, -34.91), (-58.91, -35.0), (-59.01, -34.99)]
+    quad = shapely.Polygon(corners)
+    hole = shapely.Polygon(corners, [[(-58.96, -34.95), (-58.95, -34.95), (-58.95, -34.96)]])
+    shapes = [
+        shapely.to_wkb(quad), shapely.to_wkb(quad, byte_order=0), shapely.to_wkb(shapely.force_3d(quad, 5.0)),
+        shapely.to_wkb(hole), shapely.to_wkb(shapely.Polygon()), None, shapely.to_wkb(shapely.Point(-59, -35)),
+        shapely.to_wkb(shapely.segmentize(quad, 0.01)), shapely.to_wkb(shapely.MultiPolygon([quad])),
+        shapely.to_wkb(shapely.Polygon(corners[:3])), shapely.to_wkb(quad, include_srid=True),
+        shapely.to_wkb(shapely.set_srid(quad, 4326), include_srid=True), shapely.to_wkb(quad),
+    ]  # fmt: skip
+    known = row(0, 300000, 6100000) | {"lon": -58.96, "lat": -34.95, "crs": "EPSG:4326"}
+    rows = [known | {"uri": f"/s/{i}.tif", "geometry": wkb} for i, wkb in enumerate(shapes)]
+    west, south, east, north = quad.bounds
+    box = [(west, north), (east, north), (east, south), (west, south)]
+    third = shapely.Polygon(corners[:3]).bounds
+    expected = [corners] * 3 + [box] + [[(-58.96, -34.95)] * 4] * 3 + [box] * 2
+    expected += [[(third[x], third[y]) for x, y in ((0, 3), (2, 3), (2, 1), (0, 1))], *[corners] * 3]
+    for chunks in (1, 4):
+        table = manifest.rows_to_table(rows)
+        parts = [table.slice(i, -(-len(rows) // chunks)) for i in range(0, len(rows), -(-len(rows) // chunks))]
+        places = find_places(pa.concat_tables(parts))
+        for i, wanted in enumerate(expected):
+            assert np.allclose(places.corners[i], wanted), i
+
+
+def test_footprints_that_contradict_each_other_or_their_coordinates_are_counted() -> None:
+    fine, coarse = row(0, 300000, 6100000), row(1, 300000, 6100000, gsd=60)
+    elsewhere = row(2, 400000, 6100000)
+    off = elsewhere | {"uri": "/scenes/off.tif", "lon": elsewhere["lon"] + 0.01}
+    swapped = elsewhere | {"uri": "/scenes/swapped.tif", "lon": elsewhere["lat"], "lat": elsewhere["lon"]}
+    other_folder = row(3, 300000, 6100000, gsd=30) | {"uri": "/other/3.tif"}
+    near_enough = row(4, 500000, 6100000) | {"lon": row(4, 500000, 6100000)["lon"] + 0.0005}
+    rows = [fine, coarse, elsewhere, off, swapped, other_folder, near_enough]
+    places = find_places(manifest.rows_to_table(rows))
+    assert {words.split(",")[0]: places.examples[words] for words in places.doubts} == {
+        "longitude and latitude swapped": ["/scenes/swapped.tif"],
+        "a longitude and latitude that are not their footprint's centre": ["/scenes/off.tif"],
+        "the corner and the size in pixels of another image of their folder": ["/scenes/1.tif"],
+    }
+    assert places.warnings()[0].startswith("1 of 7 images have longitude and latitude swapped")
+
+
 def test_real_scenes(shared_data: Path) -> None:
     naip = find_places(scan(shared_data / "naip_timeseries_north_dakota", labels="none").table)
     index = Neighbours(naip, PairSettings())
     assert all(len(index.of(i)["same_place"]) == 9 for i in range(10))
     pair = index.draw(0, 0)
     assert pair.boxes_24[0] == pytest.approx([485900, 5209247, 490570, 5205627], abs=1e-2)
+    bigearthnet = find_places(scan(shared_data / "bigearthnet_v2_samples", labels="none").table)
+    ((words, images),) = bigearthnet.doubts.items()
+    assert "the GSD of one of the two is wrong" in words and images == 9
+    assert all(uri.endswith("s2.tif") for uri in bigearthnet.examples[words])
     chips = shared_data / "s2_buenos_aires_chips"
     table = scan(chips, csv=chips / "locations.csv", labels="none").table
     index = Neighbours(find_places(table), PairSettings())

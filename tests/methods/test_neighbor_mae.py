@@ -24,7 +24,7 @@ from terrasieve.methods.neighbor_mae import (
     mask_ratio,
     pair_iou,
 )
-from terrasieve.methods.neighbor_tokens import ground_once, least_given_away
+from terrasieve.methods.neighbor_tokens import ground_once, least_given_away, pool_anchors
 from terrasieve.methods.visibility import normalised, weighted_loss
 from terrasieve.nn.decoder import CrossBlock, DecoderSettings
 from terrasieve.nn.encoder import Encoder, EncoderSettings
@@ -124,6 +124,38 @@ def test_the_loss_is_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
     visible = seen.on_pixels(~targets)
     expected = weighted_loss(seen.pixels_of(predicted), seen.images, visible, batch.boxes, 8)
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"joint": False}, {"images": 3}, {"unique": 0.5}])
+def test_embeddings_are_the_anchors_encoded_patches(changes: dict[str, Any]) -> None:
+    method, boxes = method_of(**changes), shifted(0.3, 1.5, 0.0)
+    batch = batch_of(torch.cat([boxes, boxes[:, 1:]], dim=1) if "images" in changes else boxes, noise=0.3)
+    output = method(batch, draw())
+    seen = method.look(batch)
+    keep, total = method.choose(seen, batch, torch.rand(*seen.patches_BMP.shape[:2], generator=draw()))
+    encoded, layout, _ = method.encode(seen, keep, total)
+    rows_of_group = len(layout) // 3
+    for b in range(3):
+        inside = [
+            token
+            for token, row, place in zip(encoded.tokens, layout.rows_T.tolist(), layout.ids_T.tolist(), strict=True)
+            if row == b * rows_of_group and place < 64
+        ]
+        assert len(inside) == int(keep[b, :64].sum())
+        torch.testing.assert_close(output.embeddings[b], torch.stack(inside).mean(0), atol=1e-5, rtol=0)  # type: ignore[index]
+    output.embeddings.sum().backward()  # type: ignore[union-attr]
+    assert method.encoder.vit.blocks[0].attn.qkv.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def test_an_anchor_without_encoded_patches_has_its_groups_class_token() -> None:
+    method, batch = method_of(), batch_of(shifted(0.3, 0.3))
+    seen = method.look(batch)
+    keep = torch.zeros(2, 128, dtype=torch.bool)
+    keep[0, :5] = keep[1, 64:69] = True
+    encoded, layout, _ = method.encode(seen, keep, 10)
+    pooled = pool_anchors(encoded, layout, 2, 64)
+    torch.testing.assert_close(pooled[0], encoded.tokens[:5].mean(0))
+    torch.testing.assert_close(pooled[1], encoded.cls_BD[1])
 
 
 def test_a_lone_image_is_what_the_exported_encoder_makes_of_it() -> None:

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from terrasieve.methods.visibility import cross_project, loss_weight, normalised, weighted_loss
-from terrasieve.nn.frames import corner_embedding, mask_ratio, pair_iou, patch_corners, shared_frame
+from terrasieve.methods.neighbor_mae import (  # the public names
+    corner_embedding,
+    cross_project,
+    loss_weight,
+    mask_ratio,
+    pair_iou,
+    patch_corners,
+    shared_frame,
+)
+from terrasieve.methods.visibility import normalised, weighted_loss
 
 CASE = json.loads((Path(__file__).parents[1] / "fixtures" / "neighbor.json").read_text())["cases"][0]
 SEEN = {name: torch.tensor(value) for name, value in CASE.items() if isinstance(value, list)}

@@ -69,10 +69,16 @@ def assert_bitwise(one: Path, other: Path) -> None:
         {
             "method": {"name": "neighbor_mae", "unique": 0.5, "decoder": {"depth": 1, "width": 32, "heads": 4}},
             "pairs": {"kinds": ["near"], "max_km": 5},
+            "geography": {"name": "georank"},
             "accumulate": 2,
         },
+        {
+            "method": {"name": "satmae_pp", "width": 8, "decoder": {"depth": 1, "width": 32, "heads": 4}},
+            "image": {"size_px": 16},
+            "geography": {"name": "georank"},
+        },
     ],
-    ids=["selective_mae", "mae-bf16-accumulated", "moco-sgd", "byol-lars-geography", "neighbor_mae"],
+    ids=["selective_mae", "mae-bf16-accumulated", "moco-sgd", "byol-lars-geography", "neighbor_mae", "satmae_pp"],
 )
 def test_75_steps_are_40_and_35(tiny: Callable[..., Recipe], tmp_path: Path, changes: dict) -> None:  # type: ignore[type-arg]
     settings = tiny(steps=75, loader={"workers": 0}, **changes)

@@ -127,7 +127,7 @@ def torchrun(settings: Recipe, run: Path, *more: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.parametrize("method", ["selective_mae", "mae", "cross_mae", "neighbor_mae"])
+@pytest.mark.parametrize("method", ["selective_mae", "mae", "cross_mae", "neighbor_mae", "satmae_pp"])
 def test_two_processes_are_one(tiny: Callable[..., Recipe], tmp_path: Path, parallel: str, method: str) -> None:
     """Two gloo ranks with the same global batch agree with one process to 1e-6."""
     decoder = {"depth": 2, "width": 32, "heads": 4}

@@ -53,6 +53,7 @@ CONTENDERS = {
         "NeighborMAE, 15 % rich tokens of the pair, 25 % of targets",
         {"name": "neighbor_mae", "policy": "hog", "mask": [0.85, 0.85], "predict": 0.25},
     ),
+    "satmae_pp": Contender("SatMAE++-style, 1x and 2x", {"name": "satmae_pp"}),
     "mae_timm": Contender("MAE of timm blocks (yardstick)", {"name": "mae"}, PlainMAE),
     "mae_lightly": Contender("MAE of lightly modules (yardstick)", {"name": "mae"}, LightlyMAE),
 }
@@ -117,6 +118,12 @@ def grouped(batch: Batch, images: int) -> Batch:
     return replace(groups, neighbours=others, boxes=boxes.expand(B, -1, -1), kinds=kinds, overlap=(0.0,) * B)
 
 
+def enlarged(batch: Batch, factor: int) -> Batch:
+    """Make images as many times larger, for a method that averages them down to what the encoder sees."""
+    larger = batch.image.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return replace(batch, image=larger) if factor > 1 else batch
+
+
 class Run:
     """A contender ready to step, with its batch in memory."""
 
@@ -130,6 +137,7 @@ class Run:
         self.batch = random_batch(setup) if batch is None else batch
         self.batch = grouped(self.batch, group_size(name)) if group_size(name) > 1 else self.batch
         settings, yardstick = settings_for(name, setup), CONTENDERS[name].yardstick
+        self.batch = enlarged(self.batch, settings.enlarged)
         world = World(0, 1, torch.device(setup.device))
         self.state: State = (
             state.build(settings, world, CHANNELS)

@@ -11,18 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import shapely
 
 from terrasieve import manifest
+from terrasieve.curate.doubts import Doubts
 from terrasieve.curate.engine import Engine, Local, Lost
 from terrasieve.curate.folders import Labels
 from terrasieve.curate.sources import Entry, Gathered, gather
 from terrasieve.imagery import geo
 from terrasieve.imagery.formats import MAX_PIXELS
-from terrasieve.imagery.headers import Header, header
+from terrasieve.imagery.headers import NO_CRS, Header, header
 from terrasieve.imagery.raster import read
 from terrasieve.imagery.unreadable import UnreadableImage
 
@@ -146,9 +147,23 @@ def scan_entries(
     """Index what is listed already, in the order given; for the other arguments see :func:`scan`."""
     summary = Summary(ignored=gathered.ignored, notes=gathered.notes)
     found = read_headers(gathered.entries, Local(workers), verify=verify, max_pixels=max_pixels, on_file=on_file)
-    for row, format_name in found:
-        summary.count(row, format_name)
-    return ScanResult(manifest.rows_to_table([row for row, _ in found]), summary)
+    doubts = Doubts()
+    for row, known in found:
+        summary.count(row, known.format)
+        doubts.add(row["uri"], known.doubts)
+    table = manifest.rows_to_table([row for row, _ in found])
+    summary.notes += doubts.lines(table)
+    return ScanResult(table, summary)
+
+
+class Found(NamedTuple):
+    """What is known of a file beside its row: its format ("" without a readable header), and doubts in words."""
+
+    format: str = ""
+    doubts: tuple[str, ...] = ()
+
+
+Inspected = tuple[dict[str, Any], Found]
 
 
 def read_headers(
@@ -159,8 +174,8 @@ def read_headers(
     max_pixels: int,
     max_tiled_pixels: int | None = None,
     on_file: Callable[[int, int], None] | None = None,
-) -> list[tuple[dict[str, Any], str]]:
-    """Return each entry's manifest row and the name of its format, in order, whatever the number of workers.
+) -> list[Inspected]:
+    """Return each entry's manifest row and what else was found, in order, whatever the number of workers.
 
     Files are read part by part; a part of which one ends its process (a decoder that crashes) again file by file, so
     that only that one is lost. Arguments are those of ``scan``.
@@ -168,7 +183,7 @@ def read_headers(
     inspect = partial(inspect_files, verify=verify, max_pixels=max_pixels, max_tiled_pixels=max_tiled_pixels)
     size, engine = (1, Local(1)) if len(entries) < _ALONE else (_PART, engine)
     parts = [entries[at : at + size] for at in range(0, len(entries), size)]
-    found: list[list[tuple[dict[str, Any], str]]] = [[] for _ in parts]
+    found: list[list[Inspected]] = [[] for _ in parts]
     done = 0
     for number, result in engine.run(inspect, parts):
         found[number] = _one_by_one(parts[number], inspect, engine) if isinstance(result, Lost) else result
@@ -178,10 +193,8 @@ def read_headers(
     return [pair for part in found for pair in part]
 
 
-def _one_by_one(
-    entries: Sequence[Entry], inspect: Callable[..., list[tuple[dict[str, Any], str]]], engine: Engine
-) -> list[tuple[dict[str, Any], str]]:
-    found: dict[int, tuple[dict[str, Any], str]] = {}
+def _one_by_one(entries: Sequence[Entry], inspect: Callable[..., list[Inspected]], engine: Engine) -> list[Inspected]:
+    found: dict[int, Inspected] = {}
     for number, result in engine.run(inspect, [[entry] for entry in entries]):
         killed = [entries[number] | {"reason": _KILLS}]
         [found[number]] = inspect(killed) if isinstance(result, Lost) else result
@@ -190,15 +203,15 @@ def _one_by_one(
 
 def inspect_files(
     entries: list[Entry], verify: Verify, max_pixels: int, max_tiled_pixels: int | None = None
-) -> list[tuple[dict[str, Any], str]]:
-    """Return each entry's manifest row and the name of its format ("" when it has no readable header)."""
+) -> list[Inspected]:
+    """Return each entry's manifest row and what else was found."""
     return [_inspect(entry, verify, max_pixels, max_tiled_pixels) for entry in entries]
 
 
-def _inspect(entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: int | None) -> tuple[dict[str, Any], str]:
+def _inspect(entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: int | None) -> Inspected:
     row = _row(entry)
     if row.get("reason"):
-        return row | {"keep": False}, ""
+        return row | {"keep": False}, Found()
     try:
         found = header(entry["uri"], ends=verify != "header", max_pixels=max_pixels, max_tiled_pixels=max_tiled_pixels)
         described = _described(row, entry, found)
@@ -207,8 +220,10 @@ def _inspect(entry: Entry, verify: Verify, max_pixels: int, max_tiled_pixels: in
             if valid is not None and not valid.any():
                 raise UnreadableImage(entry["uri"], "no_data", "not one pixel is real")
     except UnreadableImage as error:
-        return row | {"keep": False, "reason": error.reason}, ""
-    return described | {"keep": True, "reason": ""}, found.format
+        return row | {"keep": False, "reason": error.reason}, Found()
+    homeless = "bounds" in entry and described["crs"] is None
+    doubts = dict.fromkeys([*found.doubts, NO_CRS] if homeless else found.doubts)  # each once
+    return described | {"keep": True, "reason": ""}, Found(found.format, tuple(doubts))
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def read_csv(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
     Args:
         path: UTF-8, comma-separated, with a header line.
-        notes: gets a sentence on columns that are not used.
+        notes: gets a sentence on columns that are not used, and one on times and bounds that mean nothing: they are
+            left out.
 
     Returns:
         Rows of manifest columns with an absolute ``uri``, plus ``bounds`` (left, bottom, right, top) and ``epsg``.
@@ -70,7 +71,12 @@ def read_csv(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             if unused:
                 notes.append(f"{path}: columns not used: {', '.join(unused)}.")
             folder = absolute(path.parent)
-            return [_entry(path, reader.line_num, values, wanted, folder) for values in reader if any(values)]
+            out: list[str] = []
+            entries = [_entry(path, reader.line_num, values, wanted, folder, out) for values in reader if any(values)]
+            if out:
+                few = "; ".join(out[:3]) + ("; ..." if len(out) > 3 else ".")
+                notes.append(f"Times and bounds that mean nothing, and are left out: {len(out):,}. {few}")
+            return entries
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"Cannot read {path} as a UTF-8 CSV file: {error}.") from error
 
@@ -86,21 +92,27 @@ def _columns(path: Path, head: list[str]) -> dict[str, int]:
     return found
 
 
-def _entry(path: Path, line: int, values: list[str], wanted: dict[str, int], folder: str) -> dict[str, Any]:
+def _entry(
+    path: Path, line: int, values: list[str], wanted: dict[str, int], folder: str, out: list[str]
+) -> dict[str, Any]:
     texts = {name: values[i].strip() for name, i in wanted.items() if i < len(values) and values[i].strip()}
     where = f"{path}, line {line}"
     uri = texts.pop("uri", None)
     if uri is None:
         raise UserError(f"{where}: the image's path is empty.")
-    return {"uri": uri if is_url(uri) or is_remote(uri) else absolute(Path(folder, uri)), **parse_row(where, texts)}
+    return {
+        "uri": uri if is_url(uri) or is_remote(uri) else absolute(Path(folder, uri)),
+        **parse_row(where, texts, out),
+    }
 
 
-def parse_row(where: str, texts: dict[str, str]) -> dict[str, Any]:
+def parse_row(where: str, texts: dict[str, str], out: list[str] | None = None) -> dict[str, Any]:
     """Turn texts into values of a manifest's columns.
 
     Args:
         where: they stand, for the message.
         texts: by name of ``COLUMNS``, not empty.
+        out: gets a sentence on every time and bounds that mean nothing, which are then left out; None = they raise.
 
     Returns:
         Manifest columns, plus ``bounds`` (left, bottom, right, top) and ``epsg``.
@@ -109,7 +121,12 @@ def parse_row(where: str, texts: dict[str, str]) -> dict[str, Any]:
         UserError: a value that cannot be read.
     """
 
-    def take(name: str, change: Callable[[str], Any], meaning: str) -> Any:
+    def refuse(problem: str, spare: bool = False) -> None:
+        if out is None or not spare:
+            raise UserError(f"{where}: {problem}.")
+        out.append(f"{where}: {problem}")
+
+    def take(name: str, change: Callable[[str], Any], meaning: str, spare: bool = False) -> Any:
         if name not in texts:
             return None
         try:
@@ -117,19 +134,22 @@ def parse_row(where: str, texts: dict[str, str]) -> dict[str, Any]:
         except ValueError:
             value = None
         if value is None:
-            raise UserError(f"{where}: {name} is {texts[name]!r}, but should be {meaning}.")
+            refuse(
+                f"{name} is {texts[name]!r}, but should be {meaning}{_swapped(texts) if name == 'lat' else ''}", spare
+            )
         return value
 
     numbers = {name: take(name, float, "a number") for name in ("left", "bottom", "right", "top", "gsd_m")}
     bounds = tuple(numbers[name] for name in ("left", "bottom", "right", "top"))
     if None not in bounds and not (bounds[0] < bounds[2] and bounds[1] < bounds[3]):
-        raise UserError(f"{where}: left, bottom, right, top are {bounds}, which enclose nothing.")
+        refuse(f"left, bottom, right, top are {bounds}, which enclose nothing", spare=True)
+        bounds = (None,) * 4
     labels = texts.get("labels")
     entry = {
         "lon": take("lon", lambda text: _within(text, 180), "degrees from -180 to 180"),
         "lat": take("lat", lambda text: _within(text, 90), "degrees from -90 to 90"),
         "split": take("split", split_name, "train, val or test"),
-        "datetime": take("datetime", parse_time, "a time such as 2020-05-18T13:44:22Z"),
+        "datetime": take("datetime", parse_time, "a time such as 2020-05-18T13:44:22Z", spare=True),
         "epsg": take("epsg", _epsg, "a known EPSG code such as 32721"),
         "bounds": None if None in bounds else bounds,
         "gsd_m": numbers["gsd_m"],
@@ -137,6 +157,15 @@ def parse_row(where: str, texts: dict[str, str]) -> dict[str, Any]:
         **{name: texts.get(name) for name in ("label", "licence", "source", "sensor")},
     }
     return {name: value for name, value in entry.items() if value is not None}
+
+
+def _swapped(texts: dict[str, str]) -> str:
+    """Say so where a latitude that cannot be would be a longitude, and the longitude a latitude."""
+    try:
+        fits = abs(float(texts["lat"])) <= 180 and abs(float(texts["lon"])) <= 90
+    except (KeyError, ValueError):
+        return ""
+    return "; longitude and latitude are swapped, most likely: exchange the two columns' names" if fits else ""
 
 
 def _epsg(text: str) -> int | None:

@@ -57,6 +57,11 @@ class ImageSettings(Section):
         """Height and width."""
         return (self.size_px, self.size_px) if isinstance(self.size_px, int) else self.size_px
 
+    def enlarged(self, factor: int) -> ImageSettings:
+        """Return the settings of samples ``factor`` times as large."""
+        height, width = self.shape_px
+        return self.model_copy(update={"size_px": (height * factor, width * factor)})
+
 
 def random_crop(
     draw: np.random.Generator, width: int, height: int, settings: AugmentSettings

@@ -20,6 +20,7 @@ from terrasieve.section import Section
 
 Kind = Literal["same_place", "overlap", "adjacent", "near", "site", "alone"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_CHUNK = 1 << 16  # images at a time, so that what is in between stays small
 _CLASS = 4.0  # sizes of one tree differ by this factor at most
 
 
@@ -87,18 +88,25 @@ class Neighbours:
     def __init__(self, places: Places, settings: PairSettings, seed: int = 0) -> None:
         """Build the trees: some seconds for 10 million images."""
         self.places, self.settings, self.seed = places, settings, seed
-        self._xyz = unit_vectors(places.centre)
-        placed = np.isfinite(places.radius_m) & np.isfinite(self._xyz).all(axis=1)
-        level = np.floor(np.log(np.maximum(places.radius_m, 1.0)) / np.log(_CLASS))
+        placed = np.isfinite(places.radius_m) & np.isfinite(places.centre).all(axis=1)
+        level = np.log(np.where(placed, np.maximum(places.radius_m, 1), 1)) // np.log(_CLASS)
+        level = level.astype(np.int8)
         self._trees: list[tuple[cKDTree, np.ndarray, float]] = []
         for size in np.unique(level[placed]):
             rows = np.flatnonzero(placed & (level == size))
-            tree = cKDTree(self._xyz[rows], leafsize=32, compact_nodes=False, balanced_tree=False)
+            tree = cKDTree(self._vectors(rows), leafsize=32, compact_nodes=False, balanced_tree=False)
             self._trees.append((tree, rows, float(places.radius_m[rows].max())))
         self._placed = placed
         unplaced = np.flatnonzero(~placed)
         self._by_site = unplaced[np.argsort(places.site[unplaced], kind="stable")]
         self._sites = places.site[self._by_site]
+
+    def _vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Return the centres of images as unit vectors, (k, 3)."""
+        xyz = np.empty((len(rows), 3))
+        for start in range(0, len(rows), _CHUNK):
+            xyz[start : start + _CHUNK] = unit_vectors(self.places.centre[rows[start : start + _CHUNK]])
+        return xyz
 
     def of(self, row: int) -> dict[Kind, np.ndarray]:
         """Return an image's neighbours by kind, rows ascending; only kinds that are drawn and that it has."""
@@ -118,7 +126,7 @@ class Neighbours:
             reach_m = own_m + largest_m + apart_m + 1
             reach_m = max(reach_m, 1000 * wanted.max_km) if "near" in wanted.kinds else reach_m
             chord = 2 * np.sin(min(reach_m / EARTH_RADIUS_M, np.pi) / 2)
-            parts.append(rows[tree.query_ball_point(self._xyz[row], chord * 1.01)])
+            parts.append(rows[tree.query_ball_point(unit_vectors(self.places.centre[row]), chord * 1.01)])
         others = np.sort(np.concatenate(parts))
         others = others[others != row]
         kinds = self._kinds(row, others)
@@ -131,7 +139,7 @@ class Neighbours:
         boxes = self.places.boxes(np.r_[row, others], row)
         iou, gap = iou_and_gap(boxes[0], boxes[1:])
         side = max(boxes[0, 2] - boxes[0, 0], boxes[0, 1] - boxes[0, 3])
-        chord = np.linalg.norm(self._xyz[others] - self._xyz[row], axis=1)
+        chord = np.linalg.norm(self._vectors(others) - self._vectors(np.array([row])), axis=1)
         apart_km = 2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M / 1000
         days = np.abs(self.places.time[others] - self.places.time[row]) / 86_400
         other_date = ~(days < wanted.min_days)  # an unknown date counts as another one

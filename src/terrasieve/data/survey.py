@@ -5,6 +5,7 @@ Beside ``groups``; a keyed sample of the images is looked at, so that it takes n
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from terrasieve import keyed
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.groups import Groups
+from terrasieve.data.places import warnings_of
 
 LOOKED_AT = 1000
 DRAWN = 300
@@ -97,8 +99,5 @@ def notes(found: dict[str, Any], dates: bool = False) -> list[str]:
             f"none of {found['sample']:,} images looked at has a neighbour: every group is crops of one image; widen "
             "pairs.gap, or add near to pairs.kinds with a pairs.max_km that suits"
         ]
-    for words, count in found["doubts"].items():
-        lines.append(
-            f"{count:,} of {found['images']:,} images have {words}, e.g. {', '.join(found['examples'][words][:3])}"
-        )
+    lines += warnings_of(Counter(found["doubts"]), found["examples"], found["images"])
     return lines

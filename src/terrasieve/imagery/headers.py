@@ -37,6 +37,8 @@ _DRIVERS = {"tiff": "GTiff", "jpeg": "JPEG", "png": "PNG", "jp2": "JP2OpenJPEG",
 _FORMATS = {driver: kind for kind, driver in _DRIVERS.items()}
 _BLOCK = 2**24  # pixels; larger tiles or strips cost too much to decode for a window
 _TIME_TAGS = ("ACQUISITIONDATETIME", "ACQUISITION_DATETIME", "DATE_ACQUIRED", "ACQUISITION_DATE", "TIFFTAG_DATETIME")
+NO_CRS = "a footprint without a CRS, and so no place"
+NO_TIME = "a time that does not parse, and so none"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Header:
         gsd_m: ground sample distance in metres.
         lon: degrees, from EXIF GPS only; ``geo.centre`` gives it for georeferenced files.
         lat: degrees, likewise.
+        doubts: what the file says but cannot mean, in words.
     """
 
     width: int
@@ -70,6 +73,7 @@ class Header:
     gsd_m: float | None = None
     lon: float | None = None
     lat: float | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def is_remote(uri: str) -> bool:
@@ -137,29 +141,31 @@ def _plain_names(samples: int, kind: str) -> tuple[str, ...]:
 
 
 def _plain_header(frame: formats.Frame, kind: str, stream: BinaryIO) -> Header:
-    time, lon, lat = _exif(stream) if kind == "jpeg" else (None, None, None)
+    time, lon, lat, doubts = _exif(stream) if kind == "jpeg" else (None, None, None, ())
     dtype = "uint16" if frame.bits > 8 else "uint8"
     names = _plain_names(frame.samples, frame.kind)
-    return Header(frame.width, frame.height, names, dtype, kind, datetime=time, lon=lon, lat=lat)
+    return Header(frame.width, frame.height, names, dtype, kind, datetime=time, lon=lon, lat=lat, doubts=doubts)
 
 
-def _exif(stream: BinaryIO) -> tuple[datetime | None, float | None, float | None]:
-    """Return time and place from EXIF, where the first 64 kB have any."""
+def _exif(stream: BinaryIO) -> tuple[datetime | None, float | None, float | None, tuple[str, ...]]:
+    """Return time and place from EXIF, where the first 64 kB have any, and what is doubtful about them."""
     stream.seek(0)
     start = stream.read(65_536)
     if b"Exif\0\0" not in start[:4096]:
-        return None, None, None
+        return None, None, None, ()
     from PIL import Image
 
     exif = Image.Exif()
     try:
         exif.load(start[start.index(b"Exif\0\0") :])
         details, place = exif.get_ifd(0x8769), exif.get_ifd(0x8825)
-        time = parse_time(str(details.get(0x9003) or exif.get(0x0132) or ""))
+        text = str(details.get(0x9003) or exif.get(0x0132) or "").strip("\0 ")
+        time = parse_time(text)
         lat, lon = _degrees(place.get(2), place.get(1)), _degrees(place.get(4), place.get(3))
     except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error, ZeroDivisionError):
-        return None, None, None  # EXIF is a courtesy: a broken one does not make the image unreadable
-    return (time, lon, lat) if lon is not None and lat is not None else (time, None, None)
+        return None, None, None, ()  # EXIF is a courtesy: a broken one does not make the image unreadable
+    doubts = (NO_TIME,) if text and time is None else ()
+    return (time, lon, lat, doubts) if lon is not None and lat is not None else (time, None, None, doubts)
 
 
 def _degrees(parts: Any, side: Any) -> float | None:
@@ -190,7 +196,9 @@ def _gdal_header(uri: str, kind: str, max_pixels: int, max_tiled_pixels: int) ->
         if colours[-1] == "alpha" and not _is_mask(source, len(colours)):
             colours = []  # and red, green, blue are GDAL's assumption too: TreeSatAI's first band is near infrared
         tags = {**source.tags(), **source.tags(ns="IMAGERY")}
-        times = (parse_time(tags[tag]) for tag in _TIME_TAGS if tag in tags)
+        times = [parse_time(tags[tag]) for tag in _TIME_TAGS if tag in tags]
+        doubts = [NO_TIME] if times and not any(times) else []
+        doubts += [NO_CRS] if crs is None and not source.transform.is_identity else []
         return Header(
             source.width,
             source.height,
@@ -202,6 +210,7 @@ def _gdal_header(uri: str, kind: str, max_pixels: int, max_tiled_pixels: int) ->
             transform=place,
             datetime=next((time for time in times if time), None),
             gsd_m=None if crs is None or place is None else geo.gsd_m(place, crs, source.width, source.height),
+            doubts=tuple(doubts),
         )
 
 

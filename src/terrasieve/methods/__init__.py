@@ -24,6 +24,7 @@ from terrasieve.methods.oriented_rcnn import OrientedRCNN, OrientedRCNNSettings
 from terrasieve.methods.regularisers import Geographic, GeographySettings
 from terrasieve.methods.rupernet import RUPerNet, RUPerNetSettings
 from terrasieve.methods.rvit import RViT, RViTSettings
+from terrasieve.methods.satmae_pp import SatMAEPP, SatMAEPPSettings
 from terrasieve.methods.selective_mae import SelectiveMAE, SelectiveMAESettings
 from terrasieve.methods.simclr import SimCLR, SimCLRSettings
 from terrasieve.methods.simsiam import SimSiam, SimSiamSettings
@@ -35,6 +36,7 @@ MethodSettings = Annotated[
     | CrossMAESettings
     | SelectiveMAESettings
     | NeighborMAESettings
+    | SatMAEPPSettings
     | MoCoSettings
     | SimCLRSettings
     | BYOLSettings
@@ -48,6 +50,7 @@ METHODS = {
     "cross_mae": CrossMAE,
     "selective_mae": SelectiveMAE,
     "neighbor_mae": NeighborMAE,
+    "satmae_pp": SatMAEPP,
     "moco": MoCo,
     "simclr": SimCLR,
     "byol": BYOL,

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from terrasieve.batch import Batch, Output
 from terrasieve.data.pairs import KINDS
-from terrasieve.methods.neighbor_tokens import Seen, ground_once, least_given_away, random_patches, rich_patches
+from terrasieve.methods.neighbor_tokens import (
+    Seen,
+    ground_once,
+    least_given_away,
+    pool_anchors,
+    random_patches,
+    rich_patches,
+)
 from terrasieve.methods.reconstruction import draw_noise
 from terrasieve.methods.visibility import cross_project, loss_weight, normalised, novelty
 from terrasieve.nn.decoder import CrossDecoder, DecoderSettings, SelfDecoder
@@ -140,7 +147,7 @@ class NeighborMAE(nn.Module):
         if picture:
             guess = torch.where(scored[:, :, None] > 0, prediction * normal[2] + normal[1], seen.images)
             painted = self._paint(seen, keep_BM, targets_BM, guess, weight)
-        return Output(error_B.mean(), metrics, painted)
+        return Output(error_B.mean(), metrics, painted, pool_anchors(encoded, layout, len(batch), self.encoder.patches))
 
     def after_step(self, step: int) -> None:
         """Do nothing: the method has no state beside its weights."""

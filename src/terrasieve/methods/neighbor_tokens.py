@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from terrasieve.methods.visibility import cross_project, normalised, novelty
+from terrasieve.nn.encoder import Encoded
 from terrasieve.nn.patches import patchify, unpatchify
 from terrasieve.sieve.policies import Shares, grow_seeds, richest_ids
+from terrasieve.sieve.ragged import Ragged
 from terrasieve.sieve.richness import hog_energy
 
 
@@ -119,3 +121,23 @@ def least_given_away(seen: Seen, keep_BM: Tensor, count: int, noise_BM: Tensor, 
     score_BM = seen.per_patch(novelty(seen.images, seen.on_pixels(keep_BM), seen.boxes, seen.patch_px, seen.valid))
     score_BM = score_BM * seen.richness() if rich else score_BM + 1e-4 * noise_BM
     return richest_ids(score_BM.masked_fill(keep_BM, -torch.inf), count)
+
+
+def pool_anchors(encoded: Encoded, layout: Ragged, groups: int, patches: int) -> Tensor:
+    """Average the encoded patches of each group's first image, (B, D) float32, for ``methods.regularisers``.
+
+    Where none of them was encoded, as may be where a whole group's richest are, the class token stands for them.
+
+    Args:
+        encoded: of the kept patches.
+        layout: its rows are groups, or all the images of one group after another.
+        groups: B.
+        patches: of an image, N.
+    """
+    per_group = len(layout) // groups
+    first_T1 = ((layout.rows_T % per_group == 0) & (layout.ids_T < patches)).float()[:, None]
+    sums_BD = encoded.tokens.new_zeros(groups, encoded.tokens.shape[1] + 1, dtype=torch.float32)
+    values_TD = torch.cat([encoded.tokens.float() * first_T1, first_T1], dim=1)
+    sums_BD = sums_BD.index_add(0, layout.rows_T // per_group, values_TD)
+    count_B1 = sums_BD[:, -1:]
+    return torch.where(count_B1 > 0, sums_BD[:, :-1] / count_B1.clamp(min=1), encoded.cls_BD[::per_group].float())

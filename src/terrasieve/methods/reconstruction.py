@@ -57,11 +57,17 @@ def draw_noise(batch: Batch, generator: torch.Generator, patches: int) -> Tensor
 
 def normalise_patches(patches_BMP: Tensor, weight_BMP: Tensor | None = None) -> Tensor:
     """Scale every patch to mean 0 and variance 1 (unbiased variance + 1e-6), over its real pixels."""
+    mean, deviation = moments(patches_BMP, weight_BMP)
+    return (patches_BMP - mean) / deviation
+
+
+def moments(patches_BMP: Tensor, weight_BMP: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return what every patch is normalised with, mean and standard deviation (B, M, 1) of its real pixels."""
     if weight_BMP is None:
         variance, mean = torch.var_mean(patches_BMP, dim=-1, keepdim=True, correction=1)
     else:
         variance, mean = weighted_var_mean(patches_BMP, weight_BMP)
-    return (patches_BMP - mean) / (variance + 1e-6).sqrt()
+    return mean, (variance + 1e-6).sqrt()
 
 
 def weighted_var_mean(patches_BMP: Tensor, weight_BMP: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,14 +97,18 @@ def reconstruct(
     tokens = encoder(take(patches_BNP, selection.kept_BK), selection.kept_BK, every_block=mix)
     predicted_BMP = cast(Tensor, decoder(tokens, *selection))
     targets_BMP = take(patches_BNP, selection.targets_BM)
-    weight_BMP = None
-    if batch.valid is not None:
-        weight_BNP = patchify(batch.valid[:, None].float(), encoder.patch_px)
-        bands = patches_BNP.shape[-1] // weight_BNP.shape[-1]
-        weight_BMP = take(weight_BNP, selection.targets_BM).repeat(1, 1, bands)
+    weight_BNP = weigh_valid(batch.valid, encoder.patch_px, batch.image.shape[1])
+    weight_BMP = None if weight_BNP is None else take(weight_BNP, selection.targets_BM)
     last: Tensor = tokens[-1] if mix else tokens
     errors = patch_errors(predicted_BMP, targets_BMP, weight_BMP)
     return Reconstruction(selection, predicted_BMP, errors, last[:, 1:].mean(dim=1))
+
+
+def weigh_valid(valid_BHW: Tensor | None, patch_px: int, bands: int) -> Tensor | None:
+    """Return 1 for every real value of every patch, 0 for the others, (B, N, P), or None when every pixel is real."""
+    if valid_BHW is None:
+        return None
+    return patchify(valid_BHW[:, None].float(), patch_px).repeat(1, 1, bands)
 
 
 def share_valid(batch: Batch, patch_px: int) -> Tensor | None:
@@ -118,8 +128,8 @@ def paint(encoder: Encoder, batch: Batch, made: Reconstruction) -> dict[str, Ten
     patches_BNP = patchify(batch.image, encoder.patch_px)
     kept_BK, targets_BM = made.selection
     truth = take(patches_BNP, targets_BM)
-    variance, mean = torch.var_mean(truth, dim=-1, keepdim=True, correction=1)
-    pixels = made.predicted_BMP.float() * (variance + 1e-6).sqrt() + mean
+    mean, deviation = moments(truth)
+    pixels = made.predicted_BMP.float() * deviation + mean
     predicted = patches_BNP.scatter(1, targets_BM[..., None].expand_as(pixels), pixels)
     empty = torch.zeros(patches_BNP.shape[:2], dtype=torch.bool, device=patches_BNP.device)
     return {

@@ -65,15 +65,15 @@ class SelfDecoder(nn.Module):
         self.predict = nn.Linear(D, patch_values)
         initialise(self, seed, "decoder")
 
-    def forward(self, tokens_BKD: Tensor, kept_ids_BK: Tensor, target_ids_BM: Tensor) -> Tensor:
-        """Predict patches: tokens (B, 1 + K, D) and ids -> (B, M, P)."""
+    def forward(self, tokens_BKD: Tensor, kept_ids_BK: Tensor, target_ids_BM: Tensor, *, every: bool = False) -> Tensor:
+        """Predict patches: tokens (B, 1 + K, D) and ids -> (B, M, P), or with ``every`` the kept ones before them."""
         visible = self.embed(tokens_BKD)
         cls, patches = visible[:, :1], visible[:, 1:] + self.positions_ND[kept_ids_BK]
         masked = (self.mask_token + self.positions_ND[target_ids_BM]).to(visible.dtype)
         x = torch.cat([cls, patches, masked], dim=1)
         for block in self.blocks:
             x = block(x)
-        predicted: Tensor = self.predict(self.norm(x[:, -target_ids_BM.shape[1] :]))
+        predicted: Tensor = self.predict(self.norm(x[:, 1:] if every else x[:, -target_ids_BM.shape[1] :]))
         return predicted
 
 

@@ -39,6 +39,7 @@ NAMES = {
     "effective_rank": "Effective rank of the embeddings",
     "spread": "Spread of the embeddings, 0 = collapsed",
     "uniformity": "Uniformity of the embeddings, 0 = collapsed",
+    **{f"loss_{scale}x": f"Loss at {scale}x" for scale in (1, 2, 4)},
     "images_per_s": "Throughput, images per second",
 }
 _VIEWS = ("Views", "The views of each image that the method compares.", ("input", "first view", "second view"))
@@ -56,6 +57,11 @@ PICTURES = {
         "Rows of a group belong together; the yellow frame is the next one's crop. Grey was not encoded, not "
         "predicted, or not shown; the loss weight goes from black, 0, over red and yellow to white, 1.",
         ("input", "what the encoder saw", "prediction", "shown by the neighbour", "loss weight"),
+    ),
+    "satmae_pp": (
+        "Selected patches and reconstructions at every scale",
+        "Grey patches were not encoded. The encoder sees the coarse image; the finer ones are predicted whole.",
+        ("input, 1x", "what the encoder saw", "prediction, 1x", "prediction, 2x", "truth, 2x"),
     ),
     "": (
         "Selected patches and reconstructions",
@@ -134,6 +140,8 @@ def _columns(run: Run) -> tuple[str, str, tuple[str, ...]]:
     if _setting(run, "method", "views_from") == "same_place":
         sentence = "The views that the method compares: the first of the image, the second of the place's other date."
         columns = (columns[0], "other date", *columns[1:])
+    if _setting(run, "method", "scales") == 3:
+        columns += ("prediction, 4x", "truth, 4x")
     return title, sentence, columns
 
 

@@ -158,7 +158,7 @@ def _batches(
     settings, world = state.settings, state.world
     for batch in train_batches(
         images,
-        settings.image,
+        state.sample,
         settings.loader,
         seed=settings.seed,
         steps=range(start, last),

@@ -23,6 +23,7 @@ from terrasieve.nn.patches import unpatchify
 
 GREY = 0.5
 GAP_PX = 4
+_SCALES = ("_2x", "_4x")
 Colours = Sequence[tuple[int, int, int]]
 
 
@@ -33,6 +34,7 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
         painted: ``patches`` and ``kept``; of a masked method also ``targets`` and ``predicted``, see
             :func:`terrasieve.methods.reconstruction.paint`; of a segmentation ``mask`` and ``predicted_mask``; of a
             detection the corners of ``objects`` and of what was ``found``, each with its ``_classes``; of
+            several scales ``predicted_2x`` and ``true_2x``, images twice as large, and so on; of
             groups of neighbours their size ``group``, the next one's pixels ``neighbour`` in this one's frame, where it
             lies (``inside``) and where the encoder sees them (``shown``), and the loss ``weight`` in [0, 1].
         patch_px: side of a patch.
@@ -43,7 +45,8 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
         (height, width, 3) uint8: for every image a row of input, encoded patches (the others grey), and of a masked
         method predictions among them, of a segmentation the true and the predicted classes (black: not scored), of a
         detection the true and the found boxes; of
-        neighbours also what the next one shows of it, and the loss weight from dark, 0, to bright.
+        neighbours also what the next one shows of it, and the loss weight from dark, 0, to bright; of several scales
+        the prediction and the truth at each of them.
     """
     rgb = display_bands(bands)
     true = unpatchify(painted["patches"].float().cpu(), patch_px, *shape_px)[:, rgb]
@@ -58,6 +61,7 @@ def compose(painted: dict[str, Tensor], patch_px: int, shape_px: tuple[int, int]
     if "neighbour" in painted:
         shown = painted["shown"].cpu()[:, None] > 0
         columns.append(torch.where(shown, painted["neighbour"].float().cpu()[:, rgb], GREY * span + low))
+    columns += [painted[name].float().cpu()[:, rgb] for name in painted if name.endswith(_SCALES)]
     columns = [((x - low) / span).clamp(0, 1) for x in columns]
     if "neighbour" in painted:
         columns[0] = _outlined(columns[0], painted["inside"].cpu()[:, None].float())
@@ -124,6 +128,8 @@ def _coloured(mask_BHW: Tensor) -> Tensor:
 
 def _laid_out(columns: list[Tensor], group: int = 1) -> np.ndarray:
     """Put columns of images (B, 3, H, W) side by side, with gaps; groups of rows stand apart."""
+    height, width = columns[-1].shape[-2:]  # the finest scale
+    columns = [F.interpolate(x, (height, width), mode="nearest") for x in columns]
     rows = list(torch.cat([_pad(x.clamp(0, 1)) for x in columns], dim=-1))
     if group > 1:
         rows = [F.pad(row, (0, 0, 0, 2 * GAP_PX * (n % group == group - 1)), value=1.0) for n, row in enumerate(rows)]

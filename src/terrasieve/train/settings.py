@@ -138,6 +138,11 @@ class TrainSettings(LoopSettings):
     geography: GeographySettings | None = None
     pairs: PairSettings = PairSettings()
 
+    @property
+    def enlarged(self) -> int:
+        """How many times as large as ``image.size_px`` samples are read."""
+        return getattr(self.method, "enlarged", 1)
+
     @model_validator(mode="after")
     def _suits(self) -> Self:
         if not isinstance(self.method, SiameseSettings):

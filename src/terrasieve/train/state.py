@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from terrasieve import methods
+from terrasieve.data.augment import ImageSettings
 from terrasieve.data.mix import Mix
 from terrasieve.nn.convolution import encoder_of
 from terrasieve.train import distributed
@@ -48,6 +49,11 @@ class State:
     std: Tensor
     skipped: Tensor
     statistics: list[Tensor]
+
+    @property
+    def sample(self) -> ImageSettings:
+        """What samples are read as: the recipe's image, larger where a method predicts finer than the encoder sees."""
+        return self.settings.image.enlarged(getattr(self.settings, "enlarged", 1))
 
     def autocast(self) -> torch.autocast:
         """Compute matrix products in the run's precision."""

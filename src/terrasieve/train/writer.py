@@ -186,7 +186,7 @@ class Writer:
 
         Images with neighbours are cropped as in training, or they would all look alike where places repeat.
         """
-        image, seed = self.state.settings.image, self.state.settings.seed
+        image, seed = self.state.sample, self.state.settings.seed
         samples, whole = [], WholeSamples(self.images, image, self.truth)
         grouped = None if self.groups is None else TrainSamples(self.images, image, seed, groups=self.groups)
         order = keyed.numpy_generator(seed, "pictured").permutation(len(self.images))
