@@ -37,6 +37,7 @@ from terrasieve import assess, manifest, pretrain, recipe
 from terrasieve.errors import UserError
 from terrasieve.evaluate import protocol, tasks
 from terrasieve.evaluate.protocol import Features
+from terrasieve.files import written_aside
 from terrasieve.section import Section
 from terrasieve.settings_file import override, read, validate
 from terrasieve.sweep.isolate import Ending, Task, run_all
@@ -196,11 +197,11 @@ class Runner:
             own = {**study.recipe, "data": _rows(data, folder, split="train")}
             self.study = study.model_copy(update={"recipe": own})
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.done: dict[str, dict[str, Any]] = {}
-        for line in lines:
-            if line.endswith("}"):  # a killed study left half a line
-                row = json.loads(line)
-                self.done[row["key"]] = row
+        whole = [line for line in lines if line.endswith("}")]  # a killed study left half a line
+        self.done: dict[str, dict[str, Any]] = {row["key"]: row for row in map(json.loads, whole)}
+        if len(whole) < len(lines):
+            with written_aside(self.path) as aside:
+                aside.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
 
     def run(self) -> bool:
         """Do all runs; False when interrupted."""
