@@ -189,6 +189,7 @@ class Runner:
     def __init__(self, study: Study, folder: Path, stopped: Callable[[], bool]) -> None:
         self.study, self.folder, self.stopped = study, folder, stopped
         self.path = folder / "runs.jsonl"
+        self.failed = 0
         data = study.recipe.get("data", "")
         self.measures = [
             {**m, "data": _rows(m.get("data", data), folder, every=m.get("every", 1))} for m in study.measures
@@ -235,6 +236,7 @@ class Runner:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 self.done[task.name] = row
+            self.failed += ending.state == "failed"
             said = json.dumps(self.done.get(task.name, {}).get("scores", ending.message))
             print(f"{datetime.now():%H:%M:%S} {about['arm']} {about['comparison']} seed {about['seed']}:", end=" ")
             print(f"{ending.state} {ending.seconds:.0f} s {said}", flush=True)
@@ -313,6 +315,8 @@ def main() -> None:
             runner.write()
     except UserError as error:
         sys.exit(str(error))
+    if runner.failed:
+        sys.exit(f"{runner.failed} run(s) failed; the same command does them again.")
     sys.exit(0 if whole else 130)
 
 

@@ -70,7 +70,8 @@ def test_table_pairs_seeds_and_the_reference_of_equal_images(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
-    rows = write_chips(tmp_path / "earth", 24, 0, size_px=16, split="random", visits=2)
+    scenes = ("ocean", "forest")
+    rows = write_chips(tmp_path / "earth", 24, 0, size_px=16, split="random", visits=2, scenes=scenes)
     manifest.write(manifest.rows_to_table(rows), tmp_path / "earth.parquet")
     content = {
         "name": "tiny",
