@@ -128,7 +128,10 @@ def _project(z_Rn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             ranks, starts = isotonic.project(ordered, descending)
         return ranks, descending, starts
     steps = torch.arange(z_Rn.shape[1], 0, -1, device=z_Rn.device, dtype=z_Rn.dtype)
-    parts = torch.split(ordered - steps, max(_CELLS // z_Rn.shape[1] ** 2, 1))
+    # Values more than n apart are never pooled: with wider gaps made n, those left out do not spoil the others' sums.
+    gaps = (ordered[:, :-1] - ordered[:, 1:]).clamp(max=z_Rn.shape[1])
+    targets = -torch.nn.functional.pad(gaps.cumsum(dim=1), (1, 0)) - steps
+    parts = torch.split(targets, max(_CELLS // z_Rn.shape[1] ** 2, 1))
     fit = torch.cat([_min_max(part) for part in parts])
     starts = _begins(fit)
     # A block's ranks have a known sum: exact for blocks of one, whose rank is a whole number.
