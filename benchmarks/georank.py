@@ -93,7 +93,11 @@ def alone(batch: int, device: torch.device) -> list[dict[str, Any]]:
     if not cpu:
         with formula():
             rows.append(
-                {"what": "soft ranks by the formula, epsilon .1", "ms": milliseconds(lambda: ranked(0.1), device)}
+                {
+                    "what": "soft ranks by the formula, epsilon .1",
+                    "asked": None,
+                    "ms": milliseconds(lambda: ranked(0.1), device),
+                }
             )
     return rows
 
@@ -133,6 +137,21 @@ def differences(device: torch.device, sizes: tuple[tuple[int, int], ...]) -> lis
                     }
                 )
     return found
+
+
+def term_difference(batch: int, device: torch.device) -> dict[str, float]:
+    """Compare the term's loss and gradient on the device with the CPU's; relative."""
+    losses, grads = [], []
+    for place in (torch.device("cpu"), device):
+        z = embeddings(batch, place)
+        loss = georank(z, *places(batch, place), **HOW)
+        loss.backward()
+        losses.append(loss.item())
+        grads.append(z.grad.cpu())
+    return {
+        "loss": abs(losses[1] / losses[0] - 1),
+        "gradient": ((grads[1] - grads[0]).norm() / grads[0].norm()).item(),
+    }
 
 
 def ranked_with_gradient(values: Tensor, weights: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -223,6 +242,7 @@ def measure(device_name: str, batch: int) -> dict[str, Any]:
             "batch": batch,
             "alone": alone(batch, device),
             "differences": differences(device, sizes),
+            "term_difference": term_difference(batch, device),
             "step": within_a_step(*((batch, device, 120) if cuda else (batch // 16, device, 32))),
         }
 
@@ -259,6 +279,9 @@ def markdown(result: dict[str, Any]) -> str:
             f"| {d['rows']} x {d['values']} | {d['epsilon']:.0e} | {d['way']} | {d['rank']:.1e} | {d['gradient']:.1e} |"
             for d in result["differences"]
         ),
+        "",
+        f"The term's loss differs by {result['term_difference']['loss']:.1e}, its gradient by "
+        f"{result['term_difference']['gradient']:.1e}, relative.",
     ]
     return "\n".join(lines) + "\n"
 
