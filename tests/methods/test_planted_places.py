@@ -128,7 +128,12 @@ def test_places_stay_with_their_images(
         seen.extend(rows[known].tolist())
         return original(around, embeddings, batch, draw)
 
+    def located(around: Geographic, lon_deg_N: np.ndarray, lat_deg_N: np.ndarray) -> None:
+        told.extend(zip(lon_deg_N.tolist(), lat_deg_N.tolist(), strict=True))
+
+    told: list[tuple[float, float]] = []
     monkeypatch.setattr(Geographic, "regularise", checked)
+    monkeypatch.setattr(Geographic, "locate", located)
     settings = tiny(
         data=str(path), steps=8, batch_size=16, image={"size_px": 32, "mean": [2000.0] * 4, "std": [500.0] * 4},
         encoder={"name": "vit_tiny_patch16_224", "patch_px": 16, "depth": 1},
@@ -139,5 +144,8 @@ def test_places_stay_with_their_images(
     kept = sum(manifest.read(path)["keep"].to_pylist())
     pretrain(settings, tmp_path / "run")
     assert len(seen) > 60
+    assert len(told) == kept, "what the regulariser clusters beforehand"
+    for place in told:
+        assert np.isnan(place[0]) or np.abs(where - place).max(axis=1).min() < 1e-6
     assert len(set(seen)) == {sliced: 40, damaged: len(set(seen))}.get(how, kept)
     assert kept == 40 or (how in (excluded, subset, sharded) and 8 < kept < 36)
