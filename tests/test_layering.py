@@ -43,6 +43,7 @@ ORDER = [
         "cataloguing",
         "display",
         "sweep",
+        "suite",
         "watch",
         "demo",
         "training",

@@ -25,6 +25,7 @@ from terrasieve.data.masks import MaskSettings
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
 from terrasieve.evaluate import geography, patches, protocol, tasks
+from terrasieve.evaluate.fitted import Reading, fitted
 from terrasieve.evaluate.parts import images_of, masked_images
 from terrasieve.evaluate.protocol import PRETRAINED, RANDOM_INIT, RAW_PIXELS, Features, Score
 from terrasieve.nn.convolution import ConvEncoder, encoder_of
@@ -72,6 +73,7 @@ def evaluate_run(
     seed: int = 0,
     workers: int = 1,
     on_images: Callable[[int, int], None] | None = None,
+    reading: Reading = Reading(),
 ) -> tuple[list[Score], tasks.Task]:
     """Score a run's encoder on a task, beside the untrained encoder and raw pixels, and keep the scores in the run.
 
@@ -84,6 +86,7 @@ def evaluate_run(
         seed: of the probe's held-out part and of the bootstrap.
         workers: reading processes.
         on_images: called with images done and their total.
+        reading: how the images are read.
 
     Returns:
         The scores, also written to ``scores.json``, and the task.
@@ -93,7 +96,9 @@ def evaluate_run(
     """
     settings, encoder = load_run(run)
     task = tasks.load_task(spec, split, seed=seed)
-    _, images, entries, notes = images_of(task, settings.image.bands)
+    _, images, entries, notes = images_of(task, reading.bands or settings.image.bands)
+    image = fitted(settings.image, images, [task.split[entry] for entry in entries], reading, seed)
+    settings = settings.model_copy(update={"image": image})
     features, order = _features(
         images, settings, {PRETRAINED: encoder, RANDOM_INIT: _encoder(settings)}, pool, workers, on_images
     )
@@ -102,7 +107,9 @@ def evaluate_run(
     classes = len(task.class_names)
     about = {"task": spec, "split": split, "pool": pool, "classes": classes, "notes": [*task.notes, *notes]}
     by_encoder = {name: Features.of(values, targets, parts, classes) for name, values in features.items()}
-    scores = protocol.run_protocols(by_encoder, protocols, seed, about)
+    scores = protocol.run_protocols(by_encoder, protocols, seed, about, k=reading.k, temperature=reading.temperature)
+    if not reading.keep:
+        return scores, task
     _keep_scores(run, spec, scores)
     test = [row for row, part in zip(order.tolist(), parts, strict=True) if part == "test"]
     of_test = {name: values[[part == "test" for part in parts]] for name, values in features.items()}
@@ -124,27 +131,21 @@ def evaluate_masks(
     seed: int = 0,
     workers: int = 1,
     on_images: Callable[[int, int], None] | None = None,
+    reading: Reading = Reading(),
 ) -> list[Score]:
     """Score a run's encoder on images with masks by k-NN of patches, beside the untrained encoder and raw pixels.
 
     Args:
-        run: folder of the run.
-        spec: ``manifest:PATH`` of the images.
+        spec: ``manifest:PATH`` of the images; the rest as of :func:`evaluate_run`.
         masks: where the masks are and what their numbers mean.
-        split: see :func:`terrasieve.evaluate.tasks.load_task`.
-        seed: of the sample of patches and of the bootstrap.
-        workers: reading processes.
-        on_images: called with images done and their total.
 
     Returns:
         The scores, also written to ``scores.json``.
-
-    Raises:
-        UserError: for anything that a user can mend.
     """
     settings, encoder = load_run(run)
     task = TaskSettings(data=spec, split=split, masks=masks)
-    _, images, found, parts, notes = masked_images(task, settings.image.bands)
+    _, images, found, parts, notes = masked_images(task, reading.bands or settings.image.bands)
+    settings = settings.model_copy(update={"image": fitted(settings.image, images, parts, reading, seed)})
     rows = [row for row, part in enumerate(parts) if part != "val"]
     encoders = {PRETRAINED: encoder, RANDOM_INIT: _encoder(settings)}
     done = 0
@@ -166,7 +167,8 @@ def evaluate_masks(
     sampled = patches.sample(maps, ready, len(found.classes), patches.budget(parts), seed, count)
     about = {"task": spec, "split": split, "classes": len(found.classes), "notes": notes}
     scores = patches.score(sampled, parts, found.classes, seed, about)
-    _keep_scores(run, spec, scores)
+    if reading.keep:
+        _keep_scores(run, spec, scores)
     return scores
 
 

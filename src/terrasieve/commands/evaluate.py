@@ -11,12 +11,15 @@ EXAMPLES = (
     "Examples: terrasieve evaluate runs/my_run --task folder:ucmerced --split split_80_20.csv --protocol knn  ·  "
     "terrasieve evaluate runs/my_run --task manifest:earth/manifest.parquet --split blocks:5,buffer_km=50  ·  "
     "terrasieve evaluate runs/my_run --task manifest:flair.parquet --masks recipes/rupernet_flair.yaml"
+    "  ·  terrasieve evaluate runs/my_run --suite papers --data DATA"
 )
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    task: Annotated[str, typer.Option(help="folder:PATH, manifest:PATH or catalog:NAME@PATH.")],
+    task: Annotated[
+        str | None, typer.Option(help="folder:PATH, manifest:PATH or catalog:NAME@PATH; or --suite.")
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="CSV (path, split), random:0.8, blocks:2,buffer_km=10 or regions:8.")
     ] = None,
@@ -27,11 +30,28 @@ def evaluate(
     pool: Annotated[str, typer.Option(help="mean (patch tokens) or cls.")] = "mean",
     seed: Annotated[int, typer.Option(help="Of the probe, of blocks and regions, and of the intervals.")] = 0,
     workers: Annotated[int, typer.Option(help="Reading processes.")] = 1,
+    suite: Annotated[str | None, typer.Option(help="Many tasks, one table: papers, real or a YAML file.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Of a suite: folder of data sets; default: $TERRASIEVE_DATA or here.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Of a suite: folder; default: RUN/suites/NAME.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Of a suite: do what is done already, too.")] = False,
 ) -> None:
     """Score a run's encoder on a task, beside the untrained encoder and raw pixels, with 95 % intervals."""
+    from terrasieve.errors import UserError
+
+    if (task is None) == (suite is None):
+        raise UserError("Give one of --task (one task) and --suite (many, as papers).")
+    if suite is not None:
+        from terrasieve.commands.suite import evaluate_suite
+
+        evaluate_suite(run, suite, output, data, again, workers)
+        return
+    assert task is not None
     from terrasieve import assess
     from terrasieve.display import counting, out
-    from terrasieve.errors import UserError
     from terrasieve.evaluate import geography
     from terrasieve.evaluate.protocol import rich_table
     from terrasieve.report import write_report

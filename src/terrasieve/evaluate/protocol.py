@@ -165,14 +165,18 @@ def run_protocols(
     protocols: Sequence[str] = PROTOCOLS,
     seed: int = 0,
     settings: dict[str, Any] | None = None,
+    *,
+    k: int = K,
+    temperature: float = TEMPERATURE,
 ) -> list[Score]:
     """Score every encoder under every protocol, with intervals.
 
     Args:
         features_by_encoder: name -> features, all of one task.
-        protocols: of "knn" (k = 20, or the whole bank where it is smaller) and "linear".
+        protocols: of "knn" and "linear".
         seed: keys the probe's held-out part and the bootstrap.
         settings: written into every score (task, commit, ...).
+        k, temperature: of k-NN; of a smaller bank all are neighbours.
 
     Returns:
         Scores in the order of encoders, protocols and ``METRICS``.
@@ -191,7 +195,10 @@ def run_protocols(
                 "both are needed to evaluate"
             )
         for protocol in protocols:
-            predicted_NC, chosen = (_run_knn if protocol == "knn" else _run_linear)(features, seed)
+            if protocol == "knn":
+                predicted_NC, chosen = _run_knn(features, k, temperature)
+            else:
+                predicted_NC, chosen = _run_linear(features, seed)
             for metric, function in METRICS[features.kind].items():
                 point = value(function, predicted_NC, features.test_targets)
                 low, high = bootstrap(function, predicted_NC, features.test_targets, seed=seed)
@@ -254,17 +261,11 @@ def markdown_table(scores: Sequence[Score]) -> str:
     )
 
 
-def _run_knn(features: Features, seed: int) -> tuple[Tensor, dict[str, Any]]:
-    k = min(K, len(features.train_ND))
-    scores = knn.knn_scores(
-        features.train_ND,
-        features.train_targets,
-        features.test_ND,
-        k=k,
-        temperature=TEMPERATURE,
-        classes=features.classes,
-    )
-    return scores, {"k": k, "temperature": TEMPERATURE}
+def _run_knn(features: Features, k: int, temperature: float) -> tuple[Tensor, dict[str, Any]]:
+    k = min(k, len(features.train_ND))
+    bank, targets = features.train_ND, features.train_targets
+    scores = knn.knn_scores(bank, targets, features.test_ND, k=k, temperature=temperature, classes=features.classes)
+    return scores, {"k": k, "temperature": temperature}
 
 
 def _run_linear(features: Features, seed: int) -> tuple[Tensor, dict[str, Any]]:

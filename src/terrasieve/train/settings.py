@@ -205,6 +205,7 @@ class AdaptSettings(LoopSettings):
     """Everything that decides what a fine-tuning computes.
 
     Attributes:
+        frozen: train the head alone; the encoder stays as ``encoder.weights`` has it.
         layer_decay: factor on the learning rate per block from the head down to the patch embedding.
         mixup: alpha of mixup's Beta distribution; 0 = none. Classification only.
         cutmix: likewise of CutMix; both above 0: each pair of samples gets one of them.
@@ -216,6 +217,7 @@ class AdaptSettings(LoopSettings):
 
     task: TaskSettings
     method: AdapterSettings
+    frozen: bool = False
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     mixup: float = Field(default=0.0, ge=0)
     cutmix: float = Field(default=0.0, ge=0)
@@ -228,6 +230,8 @@ class AdaptSettings(LoopSettings):
     def _suits(self) -> Self:
         _needs_vit(self.method.name, self.encoder)
         _suits_task(self.method.name, self.task)
+        if self.frozen and self.encoder.drop_path:
+            raise ValueError("frozen: encoder.drop_path is for encoders that learn; set it to 0")
         if self.mixup or self.cutmix:
             if self.method.name != "rvit":
                 raise ValueError(

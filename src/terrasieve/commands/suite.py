@@ -1,0 +1,55 @@
+"""The part of ``terrasieve evaluate`` that scores an encoder on a suite: a progress bar, a line per job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from terrasieve.suite.run import Progress
+
+
+def evaluate_suite(
+    encoder: Path, suite: str, output: Path | None, data: Path | None, again: bool, workers: int
+) -> None:
+    """Score an encoder on a suite, print the table, and say what is not here."""
+    from terrasieve.sweep.isolate import start_server
+
+    start_server()  # it imports torch and the rest while this process does
+    from terrasieve.display import RunsBar, err, out
+    from terrasieve.report.suite_page import HEADER, cells
+    from terrasieve.suite.run import evaluate
+
+    folder = output or (encoder if encoder.is_dir() else Path.cwd()) / "suites" / Path(suite).stem
+    with RunsBar() as bar:
+
+        def progress(at: Progress) -> None:
+            bar.move(at.done, at.total, at.left_s, "" if at.last is None else at.last["task"])
+            bar.say("suite")
+            if at.last is not None:
+                name = f"{at.last['task']}, {', '.join(at.last['protocols'])}, seed {at.last['seed']}"
+                said = f"{at.last['seconds']:.0f} s" if at.last["state"] == "done" else at.last["message"]
+                out.print(f"{at.done:>4} of {at.total}  {name}: {said}", markup=False)
+
+        done = evaluate(encoder, suite, folder, data=data, again=again, workers=workers, on_progress=progress)
+    from rich.table import Table
+
+    table = Table(title=f"{encoder}, per cent, 95 % intervals")
+    shown = [place for place, name in enumerate(HEADER) if name not in ("published", "memory", "seeds")]
+    for place in shown:
+        table.add_column(HEADER[place], justify="left" if place < 3 else "right")
+    for row in done.rows:
+        if row["state"] in ("done", "partly"):
+            table.add_row(*(cells(row)[place] for place in shown))
+    out.print(table)
+    for state in ("failed", "absent", "waiting"):
+        for row in done.rows:
+            if row["state"] == state:
+                out.print(f"{state}: {row['task']}, {row['protocol']}: {row['message']}", markup=False)
+    if done.interrupted:
+        err.print("interrupted; the same command goes on", markup=False)
+    out.print(f"report: {done.report}", markup=False)
+    if done.interrupted or done.failed:
+        raise typer.Exit(130 if done.interrupted else 1)
