@@ -43,13 +43,15 @@ def evaluate_suite(
     for row in done.rows:
         if row["state"] in ("done", "partly"):
             table.add_row(*(cells(row)[place] for place in shown))
-    out.print(table)
-    for state in ("failed", "absent", "waiting"):
-        for row in done.rows:
-            if row["state"] == state:
-                out.print(f"{state}: {row['task']}, {row['protocol']}: {row['message']}", markup=False)
+    if table.row_count:
+        out.print(table)
+    for state, said in (("failed", "failed"), ("absent", "not here")):
+        missing = {row["message"]: row for row in done.rows if row["state"] == state}
+        for message, row in missing.items():
+            out.print(f"{said}: {row['task']}: {message}", markup=False)
     if done.interrupted:
-        err.print("interrupted; the same command goes on", markup=False)
+        waiting = sum(row["state"] == "waiting" for row in done.rows)
+        err.print(f"interrupted, {waiting} of {len(done.rows)} rows are left; the same command goes on", markup=False)
     out.print(f"report: {done.report}", markup=False)
     if done.interrupted or done.failed:
         raise typer.Exit(130 if done.interrupted else 1)

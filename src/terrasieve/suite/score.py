@@ -65,6 +65,12 @@ def score(encoder: Path, job: Job, folder: Path, threads: int, workers: int) -> 
     }
 
 
+def _go_on(*_: int) -> None:
+    """Stop, resumably, when the suite has died."""
+    if parent_is_gone():
+        raise KeyboardInterrupt
+
+
 def _frozen(encoder: Path, job: Job, spec: str, workers: int) -> tuple[list[Score], list[str]]:
     """Score on frozen features, beside the untrained encoder and raw pixels."""
     task, first = job.task, job.protocols[0]
@@ -74,23 +80,18 @@ def _frozen(encoder: Path, job: Job, spec: str, workers: int) -> tuple[list[Scor
     masks = task.masks or catalog.masks_of(spec)
     if masks is not None:
         scores = assess.evaluate_masks(
-            encoder, spec, masks, split=task.split, seed=job.seed, workers=workers, reading=reading
+            encoder, spec, masks, split=task.split, seed=job.seed, workers=workers, on_images=_go_on, reading=reading
         )
         return scores, list(scores[0].settings["notes"])
     scores, _ = assess.evaluate_run(
         encoder, spec, split=task.split, protocols=[each.kind for each in job.protocols], pool=first.pool,
-        seed=job.seed, workers=workers, reading=reading,
+        seed=job.seed, workers=workers, on_images=_go_on, reading=reading,
     )  # fmt: skip
     return scores, list(scores[0].settings["notes"])
 
 
 def _trained(encoder: Path, job: Job, spec: str, run: Path, workers: int) -> tuple[list[Score], list[str]]:
     """Train as the protocol says, or go on with what was interrupted, and score the best weights."""
-
-    def step(_: int) -> None:
-        if parent_is_gone():
-            raise KeyboardInterrupt
-
     protocol = job.protocols[0]
     resume = (run / "recipe.yaml").is_file()
     settings = pretrain.resumed(run, [], AdaptRecipe) if resume else _settings(encoder, job, spec, workers)
@@ -99,7 +100,7 @@ def _trained(encoder: Path, job: Job, spec: str, run: Path, workers: int) -> tup
         settings = _for_epochs(settings, job, len(task.rows["train"]))
     if (
         not (run / "scores.json").is_file()
-        and adapt.adapt(settings, run, resume=resume, task=task, on_step=step).interrupted
+        and adapt.adapt(settings, run, resume=resume, task=task, on_step=_go_on).interrupted
     ):
         raise KeyboardInterrupt
     scores = read_scores(run / "scores.json")

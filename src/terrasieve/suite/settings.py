@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from terrasieve import recipe, settings_file
+from terrasieve.data import catalog
 from terrasieve.data.boxes import BoxSettings
 from terrasieve.data.masks import MaskSettings
 from terrasieve.errors import UserError
@@ -192,7 +193,7 @@ def load(name: str) -> tuple[Suite, dict[str, Protocol], Path]:
     protocols = {name: load_protocol(find(name, "protocols", path.parent)) for name in wanted}
     for task in suite.tasks:
         for each in (protocols[name] for name in task.protocols):
-            if each.kind == "linear" and task.masks is not None:
+            if each.kind == "linear" and (task.masks or catalog.masks_of(task.data or "")):
                 raise UserError(f"{path}: task {task.name} has masks, which linear does not score; use knn, or train.")
             if each.kind == "adapt":
                 recipe_of(each, {"data": task.data or "samples"} | _truth(task), task.overrides, f"{path}, {task.name}")
