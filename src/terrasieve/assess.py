@@ -166,7 +166,7 @@ def evaluate_masks(
     ready = _on_device(batches, settings, encoders)
     sampled = patches.sample(maps, ready, len(found.classes), patches.budget(parts), seed, count)
     about = {"task": spec, "split": split, "classes": len(found.classes), "notes": notes}
-    scores = patches.score(sampled, parts, found.classes, seed, about)
+    scores = patches.score(sampled, parts, found.classes, seed, about, reading.k, reading.temperature)
     if reading.keep:
         _keep_scores(run, spec, scores)
     return scores

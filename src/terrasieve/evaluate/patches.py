@@ -143,7 +143,13 @@ def budget(parts: Sequence[str], most: int = MOST) -> Callable[[int], int]:
 
 
 def score(
-    patches: Patches, parts: Sequence[str], classes: Sequence[str], seed: int, about: dict[str, Any]
+    patches: Patches,
+    parts: Sequence[str],
+    classes: Sequence[str],
+    seed: int,
+    about: dict[str, Any],
+    k: int = K,
+    temperature: float = TEMPERATURE,
 ) -> list[Score]:
     """Segment the test images' patches by k-NN and score the pixels, with intervals over the test images.
 
@@ -153,6 +159,7 @@ def score(
         classes: names.
         seed: of the resamples.
         about: what the figures were made with; JSON values.
+        k, temperature: of k-NN.
 
     Returns:
         Per encoder the scores of ``dense.METRICS``; their settings hold k and the ceiling of mIoU.
@@ -164,15 +171,15 @@ def score(
             f"{len(bank.counts_PC)} train and {len(queries.counts_PC)} test patches are scored; both are needed"
         )
     shares_PC = bank.counts_PC / bank.counts_PC.sum(1, keepdim=True)
-    k = min(K, len(shares_PC))
+    k = min(k, len(shares_PC))
     best = dense.values(confusion(queries, queries.counts_PC.argmax(1)))
     made_with = {
-        **about, "k": k, "temperature": TEMPERATURE, "seed": seed, "train_count": len(rows["train"]),
+        **about, "k": k, "temperature": temperature, "seed": seed, "train_count": len(rows["train"]),
         "train_patches": len(shares_PC), "test_patches": len(queries.counts_PC), "miou_ceiling": best["miou"],
     }  # fmt: skip
     found: list[Score] = []
     for name in patches.features:
-        votes_PC = knn_scores(bank.features[name], shares_PC, queries.features[name], k=k, temperature=TEMPERATURE)
+        votes_PC = knn_scores(bank.features[name], shares_PC, queries.features[name], k=k, temperature=temperature)
         found += dense.score(confusion(queries, votes_PC.argmax(1)), classes, name, "knn", seed, made_with)
     return found
 
