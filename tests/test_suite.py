@@ -152,7 +152,7 @@ def line(job: jobs.Job, values: dict[str, float], **more: Any) -> dict[str, Any]
 
 def test_rows_are_means_over_seeds_beside_the_untrained_encoder(data: Path, tmp_path: Path) -> None:
     task = {"name": "pictures", "data": "folder:pictures", "protocols": ["knn", "finetune_classification"]}
-    task |= {"metric": "overall_accuracy", "published": [PUBLISHED]}
+    task |= {"metric": "overall_accuracy", "published": [{**PUBLISHED, "protocol": "finetune_classification"}]}
     suite, protocols, _ = settings.load(str(suite_file(tmp_path, [task], seeds=[0, 1, 2])))
     planned = jobs.plan(suite, protocols, "encoder", data)
     assert [(len(job.protocols), job.seed) for job in planned] == [(1, 0), (1, 0), (1, 1), (1, 2)]
@@ -165,6 +165,7 @@ def test_rows_are_means_over_seeds_beside_the_untrained_encoder(data: Path, tmp_
     assert tuned["score"] == pytest.approx(
         {"value": 0.8, "low": 0.7, "high": 0.9, "deviation": np.std([0.7, 0.9], ddof=1), "count": 40}
     )
+    assert not knn["published"] and tuned["published"][0]["values"] == {"ViT-B": 96.64}
     assert tuned["state"] == "partly" and tuned["seeds"] == [0, 1] and tuned["seconds"] == 120
     about = {"suite": "s", "about": "", "encoder": "e_1"}
     text = markdown(content_of(planned, protocols, lines, about))
@@ -219,6 +220,7 @@ def test_papers_says_what_is_printed() -> None:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
+        ({"published": [{**PUBLISHED, "protocol": "linear"}]}, "is not one of its protocols"),
         ({"data": None}, "give one of data and samples"),
         ({"protocols": ["kn"]}, "Did you mean knn"),
         ({"metrik": "miou"}, "metrik: there is no such key"),

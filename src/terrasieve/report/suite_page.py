@@ -124,7 +124,8 @@ def _value(found: dict[str, Any] | None, *, interval: bool = True) -> str:
         return ""
     text = f"{100 * found['value']:.1f}"
     text += f" ±{100 * found['deviation']:.1f}" if found["deviation"] is not None else ""
-    return text + (f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]" if interval else "")
+    one = found["count"] < 2  # of which no interval can be told
+    return text + (f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]" if interval and not one else "")
 
 
 def _published(row: Row) -> str:
@@ -149,6 +150,7 @@ def _drawn(row: Row) -> dict[str, Any]:
         "protocol": row["protocol"],
         "metric": SHORT.get(row["metric"], row["metric"].replace("_", " ")),
         "value": 100 * score["value"],
+        "single": score["count"] < 2,
         "low": 100 * score["low"],
         "high": 100 * score["high"],
         "untrained": None if untrained is None else 100 * untrained["value"],

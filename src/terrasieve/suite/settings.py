@@ -33,6 +33,7 @@ class Published(Section):
         table: of the paper.
         values: per cent, by the name that the paper gives the model.
         metric: as the paper calls it.
+        protocol: of the task's, beside whose row the figures stand; None = beside all.
         note: what is not the same here, if anything.
     """
 
@@ -40,6 +41,7 @@ class Published(Section):
     table: str
     values: dict[str, float]
     metric: str
+    protocol: str | None = None
     note: str = ""
 
 
@@ -94,6 +96,9 @@ class Task(Section):
     def _fits(self) -> Self:
         if (self.data is None) == (self.samples is None):
             raise ValueError(f"task {self.name}: give one of data and samples")
+        stray = [each.protocol for each in self.published if each.protocol not in (None, *self.protocols)]
+        if stray:
+            raise ValueError(f"task {self.name}: published.protocol {stray[0]!r} is not one of its protocols")
         return self
 
 

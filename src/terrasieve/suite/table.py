@@ -61,7 +61,9 @@ def _row(jobs: Sequence[Job], protocol: Protocol, lines: dict[str, Line]) -> Row
         "seconds": sum(line["seconds"] for line in done) if done else None,
         "memory_mb": max((line["memory_mb"] for line in done), default=None),
         "notes": list(dict.fromkeys(note for line in done for note in line["notes"])),
-        "published": [each.model_dump(mode="json") for each in task.published],
+        "published": [
+            each.model_dump(mode="json") for each in task.published if each.protocol in (None, protocol.name)
+        ],
         "metrics": {name: _estimate(scores, name) for name in names},
         "score": _estimate(scores, metric),
         "untrained": _estimate(scores, metric, RANDOM_INIT),
