@@ -84,7 +84,7 @@ def evaluate(
         raise UserError(f"There is no encoder {encoder}; give the folder of a run of terrasieve pretrain or adapt.")
     planned = planning.plan(suite, protocols, planning.identity(encoder), top(data))
     about = {"suite": suite.name, "about": suite.about, "file": file.name, "encoder": str(encoder)}
-    with held(folder), interruptible() as stopped:
+    with held(folder, "--output"), interruptible() as stopped:
         record = folder / RECORD
         lines = {} if again else read(record)
         if again:
