@@ -7,13 +7,15 @@ Before ``benchmarks/study.py``, which runs ``recipes/studies/family_*.yaml`` ove
     terrasieve index CHIPS/images -o chips.parquet
     python benchmarks/family_data.py chips chips.parquet buenos_aires
 
-Each folder gets ``pretrain.parquet``, ``all.parquet`` and ``places.csv``: of every image its part (train = what is
-pretrained on, and what probes are fitted on; blocks = held-out cells between the others; shift = a whole held-out
-region; buffer = left out, nearer to a test image than the buffer) and its class under every task.
+Each folder gets ``pretrain.parquet`` (also a half and an eighth of it), ``all.parquet`` and ``places.csv``:
+of every image its part and its class under every task. Parts: train = what is pretrained on, and what k-NN and probes
+look at; blocks = held-out cells between the others; shift = a whole held-out region; buffer = nearer to a test image
+than the buffer, left out.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,20 @@ def chips(source: Path, folder: Path, buffer_km: float = 2.0) -> None:
     write(folder, table, {"blocks": blocks}, buffer_km, tasks)
 
 
+@app.command()
+def window(source: Path, folder: Path, size_px: int = 30) -> None:
+    """Make the manifests of a divided folder again, of the middle of each image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("pretrain", "all"):
+        rows = manifest.read(source / f"{name}.parquet").to_pylist()
+        for row in rows:
+            x, y = ((row[side] - size_px) // 2 for side in ("width", "height"))
+            row |= {"window": [x, y, size_px, size_px], "width": size_px, "height": size_px}
+            row["id"] = manifest.row_id(row["uri"], row["window"])
+        manifest.write(manifest.rows_to_table(rows), folder / f"{name}.parquet")
+    shutil.copyfile(source / "places.csv", folder / "places.csv")
+
+
 def places(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Return longitude and latitude of all rows, degrees."""
     lon, lat = (table[name].to_numpy(zero_copy_only=False).astype(float) for name in ("lon", "lat"))
@@ -84,7 +100,7 @@ def kilometres(of: tuple[np.ndarray, np.ndarray], lon: np.ndarray, lat: np.ndarr
 
 
 def pixel_measures(uris: list[str]) -> Tasks:
-    """Return texture and excess green of chips of blue, green, red and a fourth band; NaN where a band is 0 throughout."""
+    """Return texture and excess green of chips, whose first bands are blue, green, red; NaN where one is all 0."""
     found: dict[str, list[float]] = {"texture": [], "green": []}
     for uri in uris:
         with rasterio.open(uri) as file:
@@ -92,7 +108,7 @@ def pixel_measures(uris: list[str]) -> Tasks:
         if not pixels.any(axis=(1, 2)).all():
             pixels = np.full_like(pixels, np.nan)
         found["texture"].append(float((pixels.std(axis=(1, 2)) / pixels.mean(axis=(1, 2))).mean()))
-        found["green"].append(float(((2 * green - red - blue).sum() / pixels.sum())))
+        found["green"].append(float((2 * green - red - blue).sum() / pixels.sum()))
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -104,7 +120,10 @@ def write(folder: Path, table: pa.Table, held: Tasks, buffer_km: float, tasks: T
     for name, rows in held.items():
         part[rows] = name
     print({name: int((part == name).sum()) for name in ("train", "buffer", *held)})
-    manifest.write(table.filter(pa.array(part == "train")), folder / "pretrain.parquet")
+    train = np.flatnonzero(part == "train")
+    for name, share in {"pretrain": 1, "pretrain_half": 2, "pretrain_eighth": 8}.items():
+        drawn = keyed.numpy_generator(0, "family.share").permutation(train)[: len(train) // share]
+        manifest.write(table.take(np.sort(drawn)), folder / f"{name}.parquet")
     manifest.write(table, folder / "all.parquet")
     columns = {"uri": table["uri"], "lon": lon, "lat": lat, "part": part, **tasks}
     pa.csv.write_csv(pa.table({name: pa.array(values) for name, values in columns.items()}), folder / "places.csv")

@@ -16,7 +16,7 @@ import torch
 from terrasieve.evaluate.geography import geographic_correlation
 from terrasieve.evaluate.knn import knn_scores
 from terrasieve.evaluate.probe import fit_probe
-from terrasieve.evaluate.protocol import K, TEMPERATURE
+from terrasieve.evaluate.protocol import TEMPERATURE, K
 
 PROBE_STEPS = 60  # of the 150 of terrasieve evaluate: a study fits hundreds of probes
 
