@@ -37,6 +37,7 @@ from terrasieve import assess, manifest, pretrain, recipe
 from terrasieve.errors import UserError
 from terrasieve.evaluate import protocol, tasks
 from terrasieve.evaluate.protocol import Features
+from terrasieve.files import written_aside
 from terrasieve.section import Section
 from terrasieve.settings_file import override, read, validate
 from terrasieve.sweep.isolate import Ending, Task, run_all
@@ -44,6 +45,7 @@ from terrasieve.train.folder import environment, held, write_json
 from terrasieve.train.loop import interruptible
 
 DRY_STEPS = 5
+OF_MEASURE = ("kind", "data", "every", "prefix", "metrics")  # the other keys are the kind's own
 Measure = Callable[..., dict[str, float]]
 
 
@@ -54,17 +56,20 @@ class Study(Section):
         name: of the study.
         recipe: of terrasieve pretrain; what all arms share.
         arms: name -> what differs, keys as on the command line (``method.mask: 0.75``; ``method: {...}`` replaces all).
+        train_only: pretrain on the rows whose split is train, so that nothing of the test places is seen.
         seeds: of the runs.
         against: the arm that the others are set against, seed by seed, and whose CPU time is the budget.
         equal_cpu: arms that are run once more at that CPU time.
         trial: steps of a trial, and how many times the arms take turns.
-        measures: what is measured of every trained encoder: kind, optionally data (a manifest; default: the recipe's),
-            and what that kind takes.
+        measures: what is measured of every trained encoder: kind, and what that kind takes; optionally data (a
+            manifest; default: the recipe's), every (of its rows only each so-manieth), prefix (of the metrics' names),
+            metrics (those that are kept; default: all).
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
     recipe: dict[str, Any]
     arms: dict[str, dict[str, Any]]
+    train_only: bool = True
     seeds: tuple[int, ...] = (0, 1, 2)
     against: str
     equal_cpu: tuple[str, ...] = ()
@@ -129,15 +134,16 @@ def run_one(content: dict[str, Any], folder: Path, measures: Sequence[dict[str, 
     trained = train(content, folder)
     shutil.rmtree(folder / "checkpoints")
     found: dict[str, float] = {}
-    features: dict[Path, tuple[np.ndarray, pa.Table]] = {}
+    features: dict[str, np.ndarray] = {}
     for measure in measures:
-        data = Path(measure.get("data", content["data"]))
+        data = measure["data"]
+        table = manifest.read(data)
         if data not in features:
-            table = manifest.read(data)
-            table = table.filter(pc.fill_null(table["keep"], False))
-            features[data] = assess.embed_run(folder, table, workers=0), table
-        given = {key: value for key, value in measure.items() if key not in ("kind", "data", "prefix")}
-        values = MEASURES[measure["kind"]](*features[data], data, **given)
+            features[data] = assess.embed_run(folder, table, workers=0)
+        given = {key: value for key, value in measure.items() if key not in OF_MEASURE}
+        values = MEASURES[measure["kind"]](features[data], table, Path(data), **given)
+        kept = measure.get("metrics") or list(values)
+        values = {name: value for name, value in values.items() if name in kept}
         found |= {f"{measure.get('prefix', '')}{name}": value for name, value in values.items()}
     return {**trained, "scores": found}
 
@@ -183,12 +189,20 @@ class Runner:
     def __init__(self, study: Study, folder: Path, stopped: Callable[[], bool]) -> None:
         self.study, self.folder, self.stopped = study, folder, stopped
         self.path = folder / "runs.jsonl"
+        self.failed = 0
+        data = study.recipe.get("data", "")
+        self.measures = [
+            {**m, "data": _rows(m.get("data", data), folder, every=m.get("every", 1))} for m in study.measures
+        ]
+        if study.train_only:
+            own = {**study.recipe, "data": _rows(data, folder, split="train")}
+            self.study = study.model_copy(update={"recipe": own})
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.done: dict[str, dict[str, Any]] = {}
-        for line in lines:
-            if line.endswith("}"):  # a killed study left half a line
-                row = json.loads(line)
-                self.done[row["key"]] = row
+        whole = [line for line in lines if line.endswith("}")]  # a killed study left half a line
+        self.done: dict[str, dict[str, Any]] = {row["key"]: row for row in map(json.loads, whole)}
+        if len(whole) < len(lines):
+            with written_aside(self.path) as aside:
+                aside.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
 
     def run(self) -> bool:
         """Do all runs; False when interrupted."""
@@ -200,17 +214,18 @@ class Runner:
             for arm in self.study.equal_cpu:
                 reference = self.study.recipe_of(self.study.against, 0)["steps"]
                 budgets.append(("cpu", arm, max(round(reference * shares[arm]), 1)))
+        data_key = manifest.content_hash(manifest.read(self.study.recipe["data"]))
         planned = [(*budget, seed) for seed in self.study.seeds for budget in budgets]
         self.rows, waiting = [], []
         for comparison, arm, steps, seed in planned:
             content = self.study.recipe_of(arm, seed, steps)
-            key = _key(content, self.study.measures)
+            key = _key({**content, "data": data_key}, self.study.measures)
             about = {"arm": arm, "comparison": comparison, "seed": seed, "key": key}
             self.rows.append(about)
             if key not in self.done and all(task.name != key for task, _ in waiting):
                 run = self.folder / "runs" / f"{arm}-{comparison}-seed{seed}"
                 output = self.folder / "output" / f"{run.name}.txt"
-                waiting.append((Task(key, run_one, (content, run, self.study.measures), output), about))
+                waiting.append((Task(key, run_one, (content, run, self.measures), output), about))
         print(f"{len(planned)} runs, {len(waiting)} to do", flush=True)
         abouts = {task.name: about for task, about in waiting}
 
@@ -221,6 +236,7 @@ class Runner:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 self.done[task.name] = row
+            self.failed += ending.state == "failed"
             said = json.dumps(self.done.get(task.name, {}).get("scores", ending.message))
             print(f"{datetime.now():%H:%M:%S} {about['arm']} {about['comparison']} seed {about['seed']}:", end=" ")
             print(f"{ending.state} {ending.seconds:.0f} s {said}", flush=True)
@@ -264,6 +280,17 @@ class Runner:
             print(write_page(self.folder, self.study.name, rows, self.study.against))
 
 
+def _rows(data: str, folder: Path, *, split: str | None = None, every: int = 1) -> str:
+    """Write a manifest of some of a manifest's kept rows into the study's folder and return its path."""
+    table = manifest.read(data)
+    chosen = pc.fill_null(table["keep"], False)
+    chosen = chosen if split is None else pc.and_(chosen, pc.fill_null(pc.equal(table["split"], split), False))
+    table = table.filter(chosen)
+    path = folder / f"{Path(data).stem}-{split or 'all'}-{every}.parquet"
+    manifest.write(table.take(pa.array(range(0, len(table), every))), path)
+    return str(path)
+
+
 def _key(*content: Any) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -274,7 +301,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value of the study, e.g. seeds=[0] or recipe.steps=100")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder; the same command goes on")
     parser.add_argument("--dry", action="store_true", help=f"every arm for {DRY_STEPS} steps, one seed")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         study = load(args.study, args.overrides)
         if args.dry:
@@ -288,6 +315,8 @@ def main() -> None:
             runner.write()
     except UserError as error:
         sys.exit(str(error))
+    if runner.failed:
+        sys.exit(f"{runner.failed} run(s) failed; the same command does them again.")
     sys.exit(0 if whole else 130)
 
 

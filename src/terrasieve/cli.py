@@ -68,6 +68,8 @@ def earth(
     format: Annotated[str, typer.Option(help="tif (uint16 reflectance) or jpg (RGB).")] = "tif",
     masks: Annotated[bool, typer.Option(help="Also write land-cover masks.")] = False,
     split: Annotated[str, typer.Option(help="block (by geography) or random.")] = "block",
+    visits: Annotated[int, typer.Option(help="Chips of each place, at dates of their own.")] = 1,
+    shift: Annotated[float, typer.Option(help="Of later visits, at most this share of a chip's side.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the planet and of the draw.")] = 0,
 ) -> None:
     """Write chips of a procedural Earth with exact ground truth, and their manifest."""
@@ -77,7 +79,7 @@ def earth(
     with counting("earth", "chips") as tick:
         table = demo.write_earth(
             output, count, seed, size_px=size_px, gsd_m=gsd_m, bands=tuple(bands.split(",")), format=format,
-            masks=masks, split=split, on_chip=tick,
+            masks=masks, split=split, visits=visits, shift=shift, on_chip=tick,
         )  # fmt: skip
     out.print(f"{table.num_rows:,} chips in {output}, manifest {output / 'manifest.parquet'}")
 
