@@ -38,6 +38,7 @@ ORDER = [
         "predict",
         "analyse",
         "subsets",
+        "mapping",
         "display",
         "sweep",
         "watch",

@@ -7,7 +7,7 @@ once, and scores the encoder beside itself before training and beside raw pixels
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,18 @@ from terrasieve.batch import Batch
 from terrasieve.data import images as imagery
 from terrasieve.data.augment import normalise
 from terrasieve.data.loader import LoaderSettings, whole_batches
+from terrasieve.data.masks import MaskSettings
+from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
-from terrasieve.evaluate import protocol, tasks
-from terrasieve.evaluate.parts import images_of
+from terrasieve.evaluate import geography, patches, protocol, tasks
+from terrasieve.evaluate.parts import images_of, masked_images
 from terrasieve.evaluate.protocol import PRETRAINED, RANDOM_INIT, RAW_PIXELS, Features, Score
 from terrasieve.nn.convolution import ConvEncoder, encoder_of
 from terrasieve.nn.encoder import Encoder, Pool
 from terrasieve.recipe import AdaptRecipe, Recipe
+from terrasieve.train.settings import TaskSettings
+
+GEOGRAPHY = "geography.json"  # in the run's folder: rank correlations of the task that was scored last
 
 
 def load_run(run: Path) -> tuple[Recipe | AdaptRecipe, Encoder | ConvEncoder]:
@@ -98,10 +103,89 @@ def evaluate_run(
     about = {"task": spec, "split": split, "pool": pool, "classes": classes, "notes": [*task.notes, *notes]}
     by_encoder = {name: Features.of(values, targets, parts, classes) for name, values in features.items()}
     scores = protocol.run_protocols(by_encoder, protocols, seed, about)
+    _keep_scores(run, spec, scores)
+    test = [row for row, part in zip(order.tolist(), parts, strict=True) if part == "test"]
+    of_test = {name: values[[part == "test" for part in parts]] for name, values in features.items()}
+    found = geography.correlations(of_test, images.lon[test], images.lat[test], seed=seed)
+    if found:
+        made_with = {"task": spec, "split": split, "pool": pool, "max_km": geography.MAX_KM, "seed": seed}
+        geography.write(found, run / GEOGRAPHY, made_with)
+    else:
+        (run / GEOGRAPHY).unlink(missing_ok=True)  # of another task
+    return scores, task
+
+
+def evaluate_masks(
+    run: Path,
+    spec: str,
+    masks: MaskSettings,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    on_images: Callable[[int, int], None] | None = None,
+) -> list[Score]:
+    """Score a run's encoder on images with masks by k-NN of patches, beside the untrained encoder and raw pixels.
+
+    Args:
+        run: folder of the run.
+        spec: ``manifest:PATH`` of the images.
+        masks: where the masks are and what their numbers mean.
+        split: see :func:`terrasieve.evaluate.tasks.load_task`.
+        seed: of the sample of patches and of the bootstrap.
+        workers: reading processes.
+        on_images: called with images done and their total.
+
+    Returns:
+        The scores, also written to ``scores.json``.
+
+    Raises:
+        UserError: for anything that a user can mend.
+    """
+    settings, encoder = load_run(run)
+    task = TaskSettings(data=spec, split=split, masks=masks)
+    _, images, found, parts, notes = masked_images(task, settings.image.bands)
+    rows = [row for row, part in enumerate(parts) if part != "val"]
+    encoders = {PRETRAINED: encoder, RANDOM_INIT: _encoder(settings)}
+    done = 0
+
+    def maps(image_BCHW: Tensor) -> dict[str, Tensor]:
+        learnt = {name: patches.feature_map(one, image_BCHW) for name, one in encoders.items()}
+        grid = learnt[PRETRAINED].shape[-2:]
+        return {**learnt, RAW_PIXELS: patches.raw_map(image_BCHW, (grid[0], grid[1]))}
+
+    def count(batch: Batch) -> None:
+        nonlocal done
+        done += len(batch)
+        if on_images:
+            on_images(done, len(rows))
+
+    loader = LoaderSettings(workers=workers)
+    batches = whole_batches(images, settings.image, loader, truth=Truth(masks=found), rows=rows)
+    ready = _on_device(batches, settings, encoders)
+    sampled = patches.sample(maps, ready, len(found.classes), patches.budget(parts), seed, count)
+    about = {"task": spec, "split": split, "classes": len(found.classes), "notes": notes}
+    scores = patches.score(sampled, parts, found.classes, seed, about)
+    _keep_scores(run, spec, scores)
+    return scores
+
+
+def _keep_scores(run: Path, spec: str, scores: Sequence[Score]) -> None:
+    """Put scores in the place of earlier ones of the same task."""
     path = run / "scores.json"
     other = [s for s in (protocol.read_scores(path) if path.exists() else []) if s.settings.get("task") != spec]
     protocol.write_scores([*other, *scores], path)
-    return scores, task
+
+
+def _on_device(
+    batches: Iterable[Batch], settings: Recipe | AdaptRecipe, encoders: dict[str, Encoder | ConvEncoder]
+) -> Iterator[Batch]:
+    """Yield batches normalised on the device to which the encoders are moved."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mean, std = (torch.tensor(values, device=device) for values in (settings.image.mean, settings.image.std))
+    for encoder in encoders.values():
+        encoder.to(device)
+    return (normalise(batch.to(device), mean, std) for batch in batches)
 
 
 def _features(
@@ -113,10 +197,6 @@ def _features(
     on_images: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Compute all features in one pass over the images: name -> (N, D), and the row of each image."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    mean, std = (torch.tensor(values, device=device) for values in (settings.image.mean, settings.image.std))
-    for encoder in encoders.values():
-        encoder.to(device)
     done = 0
 
     def side_by_side(image_BCHW: Tensor) -> Tensor:
@@ -130,11 +210,31 @@ def _features(
             on_images(done, len(images))
 
     batches = whole_batches(images, settings.image, LoaderSettings(workers=workers))
-    on_device = (normalise(batch.to(device), mean, std) for batch in batches)
-    together, order = protocol.extract(side_by_side, on_device, on_batch=count)
+    together, order = protocol.extract(side_by_side, _on_device(batches, settings, encoders), on_batch=count)
     widths = [encoder.width for encoder in encoders.values()]
     parts = torch.split(together, [*widths, together.shape[1] - sum(widths)], dim=1)
     return dict(zip([*encoders, RAW_PIXELS], parts, strict=True)), order
+
+
+def features_beside(
+    run: Path, table: pa.Table, *, workers: int = 1, on_images: Callable[[int, int], None] | None = None
+) -> dict[str, Tensor]:
+    """Compute features of a manifest's kept images by a run's encoder, the same untrained, and as raw pixels.
+
+    Args:
+        run: folder of the run.
+        table: of ``manifest.SCHEMA``; its kept rows need the bands of the run.
+        workers: reading processes.
+        on_images: called with images done and their total.
+
+    Returns:
+        Name -> (kept rows, D) float32, in the manifest's order.
+    """
+    settings, encoder = load_run(run)
+    images = imagery.from_table(table, settings.image.bands)
+    encoders = {PRETRAINED: encoder, RANDOM_INIT: _encoder(settings)}
+    features, order = _features(images, settings, encoders, "mean", workers, on_images)
+    return {name: values[order.argsort()] for name, values in features.items()}
 
 
 def embed_run(

@@ -14,7 +14,21 @@ from typing import Annotated
 import typer
 
 from terrasieve import __version__, training
-from terrasieve.commands import audit, bench, curate, datasheet, overlaps, redundancy, review, shard, steps, subset
+from terrasieve.commands import (
+    audit,
+    bench,
+    curate,
+    datasheet,
+    evaluate,
+    map,
+    overlaps,
+    redundancy,
+    review,
+    shard,
+    split,
+    steps,
+    subset,
+)
 from terrasieve.errors import UserError
 from terrasieve.sweep.command import sweep
 
@@ -111,35 +125,6 @@ def index(
     out.print(f"manifest: {output}", markup=False)
 
 
-@app.command(
-    epilog="Example: terrasieve evaluate runs/my_run --task folder:ucmerced --split split_80_20.csv --protocol knn"
-)
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    task: Annotated[str, typer.Option(help="folder:PATH (class folders) or manifest:PATH.")],
-    split: Annotated[str | None, typer.Option(help="CSV with path and split, or random:0.8.")] = None,
-    protocol: Annotated[str, typer.Option(help="Comma-separated: knn, linear.")] = "knn,linear",
-    pool: Annotated[str, typer.Option(help="mean (patch tokens) or cls.")] = "mean",
-    seed: Annotated[int, typer.Option(help="Of the probe and of the intervals.")] = 0,
-    workers: Annotated[int, typer.Option(help="Reading processes.")] = 1,
-) -> None:
-    """Score a run's encoder on a task, beside the untrained encoder and raw pixels, with 95 % intervals."""
-    from terrasieve import assess
-    from terrasieve.display import counting, out
-    from terrasieve.evaluate.protocol import rich_table
-    from terrasieve.report import write_report
-
-    _choose("pool", pool, ("mean", "cls"))
-    with counting("features", "images") as tick:
-        scores, found = assess.evaluate_run(
-            run, task, split=split, protocols=protocol.split(","), pool=pool, seed=seed, workers=workers, on_images=tick  # type: ignore[arg-type]
-        )  # fmt: skip
-    out.print(rich_table(scores))
-    for note in scores[0].settings["notes"] if scores else found.notes:
-        out.print(f"note: {note}", markup=False)
-    out.print(f"report: {write_report(run)}", markup=False)
-
-
 @app.command(epilog="Example: terrasieve export runs/my_run -o backbone/")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
@@ -189,6 +174,8 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     ),
     (training.predict, "Example: terrasieve predict runs/my_run scenes.parquet -o maps/"),
     (sweep, "Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2"),
+    (evaluate.evaluate, evaluate.EXAMPLES),
+    (map.map_, map.EXAMPLES),
     (redundancy.redundancy, redundancy.EXAMPLES),
     (review.review, review.EXAMPLES),
     (overlaps.overlaps, overlaps.EXAMPLES),
@@ -200,6 +187,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     (shard.shard, shard.EXAMPLES),
     (datasheet.datasheet, datasheet.EXAMPLES),
     (subset.subset, subset.EXAMPLES),
+    (split.split, split.EXAMPLES),
 ]
 for _command, _examples in COMMANDS:
     app.command(epilog=_examples)(_command)

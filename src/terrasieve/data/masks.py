@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from terrasieve import settings_file
 from terrasieve.batch import IGNORED
 from terrasieve.data.images import Images
 from terrasieve.errors import UserError
@@ -71,6 +73,18 @@ class MaskSettings(Section):
             stem, dot, ending = uri.rpartition(".")
             uri = (stem if dot and "/" not in ending else uri) + self.suffix
         return uri
+
+
+def masks_of(path: Path) -> MaskSettings:
+    """Read mask settings from YAML: a recipe of ``adapt`` (its task.masks), a section ``masks``, or their keys alone.
+
+    Raises:
+        UserError: no such file, not YAML, or a mistake in it.
+    """
+    content = settings_file.read(path)
+    for section in ("task", "masks"):
+        content = content[section] if isinstance(content.get(section), dict) else content
+    return settings_file.validate(content, str(path), MaskSettings)
 
 
 @dataclass(frozen=True)

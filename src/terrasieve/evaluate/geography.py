@@ -9,7 +9,10 @@ Legend: n located images; x ranks of similarity, y ranks of distance, both per a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +22,13 @@ from torch.nn.functional import normalize
 
 from terrasieve.errors import UserError
 from terrasieve.evaluate.metrics import resample_counts
+from terrasieve.files import written_aside
 from terrasieve.keyed import numpy_generator
 from terrasieve.methods.geography import distance_km
 from terrasieve.methods.ranks import hard_rank
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MAX_KM = 3000.0
 MOST = 2000  # images; more are a keyed draw of so many, or pairs would not fit
@@ -97,10 +104,53 @@ def geographic_correlation(
     usable_n = (others_n1[:, 0] >= LEAST) & (y_nn > (others_n1 + 1) / 2).any(1)
     pairs = int(counted_nn[usable_n].sum())
     if not pairs:
-        return Correlation(*[float("nan")] * 3, images=0, pairs=0)
+        return Correlation(float("nan"), float("nan"), float("nan"), 0, 0)
     correlations = _correlations(x_nn, y_nn, counted_nn, usable_n, resamples, seed)
     low, high = np.nanquantile(correlations[1:], [0.025, 0.975]) if resamples else [float("nan")] * 2
     return Correlation(float(correlations[0]), float(low), float(high), int(usable_n.sum()), pairs)
+
+
+class Falling(NamedTuple):
+    """How alike images are, by how far apart they lie.
+
+    Attributes:
+        edges_km: (bins + 1,) ascending; every bin has as many pairs.
+        percentile: (bins,) mean percentile of the pairs' similarity among all pairs; 50 where place does not matter.
+    """
+
+    edges_km: np.ndarray
+    percentile: np.ndarray
+
+
+def similarity_by_distance(
+    features_ND: Tensor, lon: ArrayLike, lat: ArrayLike, max_km: float = MAX_KM, *, bins: int = 12, seed: int = 0
+) -> Falling | None:
+    """Rank all pairs within ``max_km`` by cosine similarity and average the ranks by distance.
+
+    Args:
+        features_ND: any scale; of more than 1,000 images so many are drawn by key.
+        lon, lat: (N,) degrees, finite.
+        max_km: farther pairs are left out.
+        bins: of as many pairs each.
+        seed: of the draw.
+
+    Returns:
+        None with fewer than two pairs a bin.
+    """
+    lon, lat = np.asarray(lon, np.float64), np.asarray(lat, np.float64)
+    rows = np.sort(numpy_generator(seed, "similarity_by_distance", len(lon)).permutation(len(lon))[: MOST // 2])
+    unit_nD = normalize(features_ND[torch.from_numpy(rows)].double(), dim=1)
+    place = (torch.from_numpy(lon[rows]), torch.from_numpy(lat[rows]))
+    above = torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1)
+    km, cosine = distance_km(*place, *place)[above].numpy(), (unit_nD @ unit_nD.T)[above].numpy()
+    km, cosine = km[km <= max_km], cosine[km <= max_km]
+    if len(km) < 2 * bins:
+        return None
+    percentile = np.empty(len(km))
+    percentile[np.argsort(cosine, kind="stable")] = np.linspace(0, 100, len(km))
+    parts = np.array_split(np.argsort(km, kind="stable"), bins)
+    edges = [km[parts[0][0]], *(km[part[-1]] for part in parts)]
+    return Falling(np.array(edges), np.array([percentile[part].mean() for part in parts]))
 
 
 def _ranks(values_nn: Tensor, counted_nn: Tensor) -> Tensor:
@@ -129,3 +179,40 @@ def _correlations(
     each_Rn = torch.where(spread > 1e-9 * size, (xy - mean_x * mean_y) / spread, 0)
     own_Rn = weights_Rn[:, usable_n]
     return np.asarray(((own_Rn * each_Rn).sum(1) / own_Rn.sum(1)).numpy())
+
+
+def correlations(
+    features: Mapping[str, Tensor], lon: ArrayLike, lat: ArrayLike, max_km: float = MAX_KM, seed: int = 0
+) -> dict[str, Correlation]:
+    """Correlate the features of several encoders; empty where no image has enough others within reach."""
+    found = {name: geographic_correlation(values, lon, lat, max_km, seed=seed) for name, values in features.items()}
+    return found if any(one.pairs for one in found.values()) else {}
+
+
+def write(found: Mapping[str, Correlation], path: Path, about: Mapping[str, Any]) -> None:
+    """Write correlations as JSON: what they were made of, and a line of numbers per encoder."""
+    content = {**about, "encoders": {name: one._asdict() for name, one in found.items()}}
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Correlation]:
+    """Read what :func:`write` wrote; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {name: Correlation(**numbers) for name, numbers in content["encoders"].items()}
+
+
+def rich_table(found: Mapping[str, Correlation], max_km: float = MAX_KM, of: str = "test") -> Table:
+    """Lay correlations out for the terminal, a row per encoder."""
+    from rich.table import Table
+
+    first = next(iter(found.values()))
+    table = Table(title=f"near places look alike? {first.images:,} {of} images, {first.pairs:,} pairs <= {max_km:g} km")
+    table.add_column("encoder")
+    table.add_column("rank correlation of similarity with distance", justify="right")
+    for name, one in found.items():
+        table.add_row(name, f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]")
+    table.caption = "-1: the nearer, the more alike; 0: place does not matter"
+    return table

@@ -24,7 +24,8 @@ from terrasieve.data.images import Images
 from terrasieve.data.masks import Masks, find_masks
 from terrasieve.data.truth import Truth
 from terrasieve.errors import UserError
-from terrasieve.evaluate import tasks
+from terrasieve.evaluate import split_files, splits, tasks
+from terrasieve.evaluate.dividing import Row, divide_rows, split_name
 from terrasieve.evaluate.probe import HELD_OUT, held_out
 from terrasieve.train.settings import TaskSettings
 
@@ -93,6 +94,25 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
 
 def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     """Divide the images of a manifest, which have masks."""
+    table, images, masks, split, notes = masked_images(task, bands)
+    split, more = with_validation(split, None)
+    rows = _rows_by_part(task, split)
+    _look_into(masks)
+    return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
+
+
+def masked_images(
+    task: TaskSettings, bands: tuple[str, ...] | None
+) -> tuple[pa.Table, Images, Masks, list[str], list[str]]:
+    """Find the images of a manifest and their masks.
+
+    Args:
+        task: with ``masks``.
+        bands: to be read; None = what all images have.
+
+    Returns:
+        Manifest, images and masks row by row, train, val or test of each, and notes.
+    """
     assert task.masks is not None
     prefix, path = tasks.parse(task.data)
     if prefix != "manifest":
@@ -102,14 +122,14 @@ def _divide_dense(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     notes: list[str] = []
     table = manifest.read(path)
     table = table.filter(pc.fill_null(table["keep"], False))
-    split, chosen = _split_rows(table, task.split, path.parent, notes)
+    spatial = splits.parse(task.split or "")
+    if spatial:
+        table, told = split_files.divided(table, spatial)
+        notes += told
+    split, chosen = _split_rows(table, None if spatial else task.split, path.parent, notes)
     table = table.take(pa.array(chosen))
     images = imagery.from_table(table, bands)
-    split, more = with_validation(split, None)
-    rows = _rows_by_part(task, split)
-    masks = find_masks(images, task.masks)
-    _look_into(masks)
-    return Divided(table, images, Truth(masks=masks), rows, masks.classes, "segmentation", (*notes, *more))
+    return table, images, find_masks(images, task.masks), split, notes
 
 
 def _look_into(masks: Masks) -> None:
@@ -125,11 +145,11 @@ def _split_rows(table: pa.Table, split: str | None, root: Path, notes: list[str]
     """
     columns = zip(*(table[name].to_pylist() for name in ("uri", "window", "split")), strict=True)
     rows = [
-        tasks.Row(uri, ("",), tuple(window) if window else None, part and tasks.split_name(part, "manifest"))
+        Row(uri, ("",), tuple(window) if window else None, part and split_name(part, "manifest"))
         for uri, window, part in columns
     ]
     number = {(row.uri, row.window): position for position, row in enumerate(rows)}
-    divided, _, _ = tasks.divide_rows(rows, split, root, 0, notes)
+    divided, _, _ = divide_rows(rows, split, root, 0, notes)
     notes[:] = [note.replace(", stratified by class", "") for note in notes]  # masks have no class of the image
     return [str(row.split) for row in divided], [number[row.uri, row.window] for row in divided]
 

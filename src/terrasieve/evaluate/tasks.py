@@ -7,26 +7,25 @@ source itself, or from a keyed stratified draw.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from terrasieve import manifest
 from terrasieve.curate.tables import absolute
 from terrasieve.errors import UserError
+from terrasieve.evaluate import split_files, splits
+from terrasieve.evaluate.dividing import SPLITS, Row, Window, divide_rows, split_name
 from terrasieve.evaluate.metrics import Kind
-from terrasieve.evaluate.probe import held_out
+from terrasieve.evaluate.splits import SplitSettings
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2", ".webp", ".bmp"}
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-DEFAULT_SHARE = 0.8
-Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -56,26 +55,17 @@ class Task:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Row:
-    """An image or window, its labels, and its split where the source names one."""
-
-    uri: str
-    labels: tuple[str, ...]
-    window: Window | None = None
-    split: str | None = None
-
-
 def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str | None = None) -> Task:
     """Find a task's images, targets and split.
 
     Args:
         spec: ``folder:PATH`` (the class is the name of the folder that an image lies in, at any depth below PATH),
             ``manifest:PATH`` or a path that ends in ``.parquet`` (label or labels, kept rows only).
-        split: a CSV with the columns path, split and optionally class or label (paths absolute or relative to PATH; the
-            CSV's own path relative to PATH or to the working folder); or ``random:0.8`` for that share of training
-            samples, the rest test; None = the source's own (a manifest's column; folders train, val, test at the top
-            of PATH) or else ``random:0.8``.
+        split: a CSV with the columns path, split and optionally window and class or label (paths absolute or relative
+            to PATH; the CSV's own path relative to PATH or to the working folder); ``random:0.8`` for that share of
+            training samples, the rest test; of a manifest ``blocks:2,buffer_km=10`` or ``regions:8`` (see
+            ``splits.parse``); None = the source's own (a manifest's column; folders train, val, test at the top of
+            PATH) or else ``random:0.8``.
         seed: keys the random split.
         column: of a manifest, ``label`` (one class) or ``labels``; None = label where any row has one, else labels.
 
@@ -84,7 +74,14 @@ def load_task(spec: str, split: str | None = None, *, seed: int = 0, column: str
     """
     prefix, path = parse(spec)
     notes: list[str] = []
-    rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, column, notes)
+    spatial = splits.parse(split or "", seed)
+    if spatial and prefix == "folder":
+        raise UserError(
+            f"split {split!r} needs coordinates, which a folder does not give: terrasieve index {path} -o "
+            "FILE.parquet, then --task manifest:FILE.parquet"
+        )
+    split = None if spatial else split
+    rows = _folder_rows(path, notes) if prefix == "folder" else _manifest_rows(path, column, spatial, notes)
     rows, names, targets = divide_rows(rows, split, path if prefix == "folder" else path.parent, seed, notes)
     parts = tuple(str(row.split) for row in rows)
     _check_parts(spec, parts, names, targets, notes)
@@ -137,9 +134,15 @@ def _folder_rows(root: Path, notes: list[str]) -> list[Row]:
     return rows
 
 
-def _manifest_rows(path: Path, column: str | None, notes: list[str]) -> list[Row]:
-    table = manifest.read(path, ["uri", "window", "split", "label", "labels", "keep"]).to_pylist()
-    kept = [row for row in table if row["keep"]]
+def _manifest_rows(path: Path, column: str | None, spatial: SplitSettings | None, notes: list[str]) -> list[Row]:
+    names = ["uri", "window", "split", "label", "labels", "keep"]
+    table = manifest.read(path, split_files.COLUMNS if spatial else names)
+    chosen, total = table.filter(pc.fill_null(table["keep"], False)), len(table)
+    dropped = total - len(chosen)
+    if spatial:
+        chosen, told = split_files.divided(chosen, spatial)
+        notes += told
+    kept = chosen.select(names).to_pylist()
     single = column == "label" if column else any(row["label"] for row in kept)
     rows = []
     for row in kept:
@@ -151,111 +154,10 @@ def _manifest_rows(path: Path, column: str | None, notes: list[str]) -> list[Row
     if not rows:
         wanted = column or "label or labels"
         raise UserError(f"{path}: none of the {len(kept)} kept rows has a label; fill the column {wanted}")
-    for count, what in ((len(table) - len(kept), "that are not kept"), (len(kept) - len(rows), "without a label")):
+    for count, what in ((dropped, "that are not kept"), (len(kept) - len(rows), "without a label")):
         if count:
             notes.append(f"{count} rows {what} are left out")
     return rows
-
-
-def divide_rows(
-    rows: list[Row], split: str | None, root: Path, seed: int, notes: list[str]
-) -> tuple[list[Row], tuple[str, ...], Tensor]:
-    """Give every row its split, and all of them their targets."""
-    share = None
-    if split is not None and split.startswith("random"):
-        share, rows = _share(split), [replace(row, split=None) for row in rows]
-    elif split is not None:
-        rows = _by_csv(rows, _find_csv(split, root), root, notes)
-    elif not all(row.split for row in rows):
-        if any(row.split for row in rows):
-            notes.append(f"{sum(not row.split for row in rows)} rows without a split are left out")
-            rows = [row for row in rows if row.split]
-        else:
-            share = DEFAULT_SHARE
-    multilabel = any(len(row.labels) != 1 for row in rows)
-    names, targets = _targets(rows, multilabel)
-    if share is not None:
-        test = held_out(targets, 1 - share, seed).tolist()
-        rows = [replace(row, split="test" if out else "train") for row, out in zip(rows, test, strict=True)]
-        notes.append(f"random split, {share:g} train, stratified by class, seed {seed}; neighbours may leak")
-    return rows, names, targets
-
-
-def _share(split: str) -> float:
-    try:
-        share = float(split.removeprefix("random").removeprefix(":") or DEFAULT_SHARE)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise UserError(f"split {split!r}: write random:SHARE with 0 < SHARE < 1, e.g. random:0.8")
-    return share
-
-
-def _find_csv(split: str, root: Path) -> Path:
-    for candidate in (root / split, Path(split).absolute()):
-        if candidate.is_file():
-            return candidate
-    raise UserError(f"there is no split file {split!r}, neither in {root} nor in {Path.cwd()}; or write random:0.8")
-
-
-def _by_csv(rows: list[Row], file: Path, root: Path, notes: list[str]) -> list[Row]:
-    """Take the rows that the CSV lists, with its split and, where it has one, its class."""
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        columns, lines = reader.fieldnames or [], list(reader)
-    named = next((name for name in ("class", "label") if name in columns), None)
-    if "path" not in columns or "split" not in columns:
-        raise UserError(f"{file} has the columns {', '.join(columns)}; path and split are needed")
-    # A manifest's rows may be windows of one file, which share its uri and so its line in the CSV.
-    by_uri: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_uri[row.uri].append(row)
-    chosen: list[Row] = []
-    missing: list[str] = []
-    listed: set[str] = set()
-    for number, line in enumerate(lines, start=2):
-        if not line["path"] or not line["split"] or (named and not line[named]):
-            raise UserError(f"{file}, line {number}: an empty or missing value")
-        uri = absolute(root / line["path"])
-        if uri in listed:
-            raise UserError(f"{file}, line {number}: {line['path']} is listed twice; keep one line per image")
-        listed.add(uri)
-        found = by_uri.pop(uri, [])
-        part = split_name(line["split"], f"{file}, line {number}")
-        chosen += [replace(row, split=part, labels=(line[named],) if named else row.labels) for row in found]
-        missing += [] if found else [line["path"]]
-    if not chosen:
-        raise UserError(
-            f"none of the {len(lines)} paths in {file} is an image of {root} (first: {', '.join(missing[:3]) or '-'}); "
-            "paths are absolute or relative to the task's folder"
-        )
-    if missing:
-        notes.append(f"{len(missing)} paths of {file.name} are missing: {', '.join(missing[:10])}")
-    if by_uri:
-        notes.append(f"{sum(map(len, by_uri.values()))} images are not in {file.name} and are left out")
-    return chosen
-
-
-def split_name(name: str, where: str) -> str:
-    """Return train, val or test, however it is spelt."""
-    if name.lower() not in SPLITS:
-        near = difflib.get_close_matches(name.lower(), SPLITS, n=1)
-        raise UserError(
-            f"{where}: unknown split {name!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "; use train, val or test")
-        )
-    return SPLITS[name.lower()]
-
-
-def _targets(rows: list[Row], multilabel: bool) -> tuple[tuple[str, ...], Tensor]:
-    names = tuple(sorted({label for row in rows for label in row.labels}))
-    number = {name: position for position, name in enumerate(names)}
-    if not multilabel:
-        return names, torch.tensor([number[row.labels[0]] for row in rows])
-    targets_NC = torch.zeros(len(rows), len(names))
-    for position, row in enumerate(rows):
-        targets_NC[position, [number[label] for label in row.labels]] = 1
-    return names, targets_NC
 
 
 def _check_parts(spec: str, parts: tuple[str, ...], names: tuple[str, ...], targets: Tensor, notes: list[str]) -> None:

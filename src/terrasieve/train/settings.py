@@ -151,7 +151,8 @@ class TaskSettings(Section):
 
     Attributes:
         data: ``folder:PATH`` (class folders), ``manifest:PATH`` or ``FILE.parquet`` (labels in its columns).
-        split: CSV with path and split, or ``random:0.8``; None = the source's own, see ``evaluate.tasks.load_task``.
+        split: CSV with path and split, ``random:0.8``, or ``blocks:2,buffer_km=10`` (``evaluate.splits``); None = the
+            source's own, see ``evaluate.tasks.load_task``.
         labels: column of a manifest, ``label`` (one class each) or ``labels``; None = label where any row has one.
         masks: where the masks of the images are; given, the task is segmentation, and ``data`` a manifest.
     """
