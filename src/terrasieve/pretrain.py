@@ -17,8 +17,9 @@ import torch
 import yaml
 
 from terrasieve import manifest, recipe
+from terrasieve.data import batch_survey, survey
 from terrasieve.data import images as imagery
-from terrasieve.data import survey
+from terrasieve.data.batches import shuffles
 from terrasieve.data.groups import Groups
 from terrasieve.data.loader import settled
 from terrasieve.errors import UserError
@@ -33,7 +34,7 @@ from terrasieve.train.state import build
 
 # What may differ between the start and the resumption of a run: nothing of it changes the weights.
 FREE = ("loader", "log", "output", "name", "device", "data")
-KEPT = ("order", "lanes")  # of the loader: they say which images make a batch
+KEPT = ("batches", "order", "lanes")  # of the loader: they say which images make a batch
 
 
 def new_folder(settings: Recipe | AdaptRecipe) -> Path:
@@ -110,7 +111,9 @@ def pretrain(
                 on_start(world, settings, len(images), steps_done(run))
             if settings.geography is not None:
                 check_places(images.lon, images.lat, settings.geography)
-            groups = _groups(settings, table, images, run, on_note if world.leads and not resume else None)
+            tell = on_note if world.leads and not resume else None
+            _tell_of_batches(settings, images, run, tell)
+            groups = _groups(settings, table, images, run, tell)
             state = build(settings, world, len(images.bands))
             if isinstance(state.method, Geographic):
                 state.method.locate(images.lon, images.lat)
@@ -120,16 +123,32 @@ def pretrain(
 def _groups(
     settings: Recipe, table: pa.Table, images: imagery.Images, run: Path, on_note: Callable[[str], None] | None
 ) -> Groups | None:
-    """Find the images' neighbours, if the method looks at them, and say what was found."""
-    if getattr(METHODS[settings.method.name], "views", 1) != "neighbours":
+    """Find the images' neighbours, or their other dates, if the method looks at them, and say what was found."""
+    pairs, dates = settings.pairs, getattr(settings.method, "views_from", "same_image") == "same_place"
+    if dates:
+        pairs = pairs.model_copy(update={"kinds": ("same_place",)})
+    elif getattr(METHODS[settings.method.name], "views", 1) != "neighbours":
         return None
-    groups = Groups.of(table, settings.pairs, getattr(settings.method, "images", 2), settings.seed)
+    groups = Groups.of(table, pairs, getattr(settings.method, "images", 2), settings.seed)
     if on_note:
         found = survey.take(groups, images.windows, settings.image, settings.seed)
         folder.write_json(run / "neighbours.json", found)
-        for note in survey.notes(found):
+        for note in survey.notes(found, dates):
             on_note(note)
     return groups
+
+
+def _tell_of_batches(
+    settings: Recipe, images: imagery.Images, run: Path, on_note: Callable[[str], None] | None
+) -> None:
+    """Say how far apart a batch's images lie, if that matters to the recipe."""
+    if on_note is None or (settings.geography is None and shuffles(settings.loader.batches)):
+        return
+    within_km = float(getattr(settings.geography, "max_km", getattr(settings.geography, "near_km", 3000.0)))
+    found = batch_survey.take(images, settings.loader.batches, settings.seed, settings.batch_size, within_km)
+    folder.write_json(run / "batches.json", found)
+    for note in batch_survey.notes(found, settings.loader.batches):
+        on_note(note)
 
 
 def refuse_taken(run: Path, settings: Recipe | AdaptRecipe, world: World, resume: bool) -> None:

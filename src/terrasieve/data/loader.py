@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, Sampler
 
 from terrasieve.batch import Batch, Rows
 from terrasieve.data import shards
 from terrasieve.data.augment import ImageSettings
+from terrasieve.data.batches import Batches, GlobalBatches, PlacedBatches, PlacedSampler, shuffles
 from terrasieve.data.groups import Groups
 from terrasieve.data.images import Images
 from terrasieve.data.samples import TrainSamples, WholeSamples, collate
@@ -39,7 +40,10 @@ class LoaderSettings(Section):
     Attributes:
         workers: reading processes per training process; 0 reads in the training process itself.
         prefetch: batches that each worker reads ahead.
-        order: uniform, or shards (a few at a time, see ``data.shards``); auto = shards where they lie at a URL.
+        batches: which images make a batch: global = a shuffle of all; regional, mixed and balanced ones go by place
+            (see ``data.batches``).
+        order: uniform, or shards (a few at a time, see ``data.shards``); auto = shards where they lie at a URL, unless
+            batches go by place.
         lanes: in the order ``shards``, how many are read at a time; divides the batch size, None = the batch size.
         on_damage: what an image does that its shard holds cut off or altered: skip = another one is drawn in its place,
             and it is listed; stop = the run ends.
@@ -49,11 +53,21 @@ class LoaderSettings(Section):
 
     workers: int = Field(default=1, ge=0)
     prefetch: int = Field(default=4, ge=1)
+    batches: Batches = GlobalBatches()
     order: Literal["auto", "uniform", "shards"] = "auto"
     lanes: int | None = Field(default=None, ge=1)
     on_damage: Literal["skip", "stop"] = "skip"
     cache: str | None = None
     cache_gb: float = Field(default=64.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.order == "shards" and not shuffles(self.batches):
+            raise ValueError(
+                f"order shards chooses images by their files, batches {self.batches.name} by their places; use order "
+                "uniform"
+            )
+        return self
 
 
 def settled(settings: LoaderSettings, images: Images) -> LoaderSettings:
@@ -61,7 +75,7 @@ def settled(settings: LoaderSettings, images: Images) -> LoaderSettings:
     if settings.order != "auto":
         return settings
     remote = any(shards.is_remote(uri) for uri in images.uris)
-    return settings.model_copy(update={"order": "shards" if remote else "uniform"})
+    return settings.model_copy(update={"order": "shards" if remote and shuffles(settings.batches) else "uniform"})
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -88,21 +102,24 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         """
         self.count, self.steps, self.rows, self.batch_size = count, steps, rows, batch_size
         self.order = order or (lambda epoch: shards.uniform_order(count, seed, epoch))
+        self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        orders: dict[int, np.ndarray] = {}
-        for step in self.steps:
-            positions = range(step * self.batch_size + self.rows[0], step * self.batch_size + self.rows[1])
-            keys = []
-            for epoch, place in (divmod(position, self.count) for position in positions):
-                if epoch not in orders:
-                    orders = {e: order for e, order in orders.items() if e == epoch - 1}
-                    orders[epoch] = self.order(epoch)
-                keys.append((epoch, int(orders[epoch][place])))
-            yield keys
+        return map(self.keys, self.steps)
+
+    def keys(self, step: int) -> list[tuple[int, int]]:
+        """Return a step's (epoch, index)."""
+        keys = []
+        for position in range(step * self.batch_size + self.rows[0], step * self.batch_size + self.rows[1]):
+            epoch, place = divmod(position, self.count)
+            if epoch not in self._orders:
+                self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+                self._orders[epoch] = self.order(epoch)
+            keys.append((epoch, int(self._orders[epoch][place])))
+        return keys
 
 
 def train_batches(
@@ -141,10 +158,19 @@ def train_batches(
         images = _with_cache(images, files, loader, lanes)
     if loader.order == "shards":
         order = partial(shards.shard_order, of, seed, batch_size=batch_size, lanes=lanes)
-    sampler = StepSampler(len(images), seed, steps, rows, batch_size, order)
+    sampler: Sampler[list[tuple[int, int]]] = StepSampler(len(images), seed, steps, rows, batch_size, order)
+    if not shuffles(loader.batches):
+        sampler = PlacedSampler(placed_batches(images, loader.batches, seed, batch_size), steps, rows)
     samples = TrainSamples(images, image, seed, truth, loader.on_damage, groups)
     for batch in _batches(samples, loader, batch_sampler=sampler):
         yield replace(batch, rows=Rows(rows[0], batch_size))
+
+
+def placed_batches(images: Images, batches: Batches, seed: int, batch_size: int) -> PlacedBatches:
+    """Make ready to draw batches by place."""
+    rest = batch_size - batches.regional(batch_size)
+    shuffled = StepSampler(len(images), seed, range(0), (0, rest), rest)
+    return PlacedBatches(images.lon, images.lat, batches, seed, batch_size, shuffled.keys)
 
 
 def _with_cache(images: Images, files: list[str], loader: LoaderSettings, lanes: int) -> Images:

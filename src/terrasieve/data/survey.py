@@ -68,8 +68,13 @@ def _degrees(corners: np.ndarray, footprint: np.ndarray, boxes_K4: np.ndarray) -
     return [[round(float(v), 7) for v in box] for box in np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1)]
 
 
-def notes(found: dict[str, Any]) -> list[str]:
-    """Say what a person should know before training, in sentences."""
+def notes(found: dict[str, Any], dates: bool = False) -> list[str]:
+    """Say what a person should know before training, in sentences.
+
+    Args:
+        found: by :func:`take`.
+        dates: only other dates of the same place were looked for.
+    """
     shares = {kind: count / found["sample"] for kind, count in found["kinds"].items()}
     alone = shares.pop("alone", 0.0)
     listed = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares.items(), key=lambda item: -item[1]))
@@ -77,7 +82,17 @@ def notes(found: dict[str, Any]) -> list[str]:
         f"neighbours of {found['sample']:,} images looked at: {listed}; alone {alone:.1%} (two crops of themselves); "
         f"mean IoU of crops {found['overlap']:.2f}"
     ]
-    if not shares:
+    if dates:
+        lines = [
+            f"of {found['sample']:,} images looked at {1 - alone:.1%} have another date of the same place; the others, "
+            f"{alone:.1%}, give two views of themselves"
+        ]
+        if not shares:
+            lines[0] += (
+                ", as without method.views_from=same_place. Dates are the manifest's datetime, places its footprints; "
+                "see pairs.same_iou and pairs.min_days"
+            )
+    elif not shares:
         lines = [
             f"none of {found['sample']:,} images looked at has a neighbour: every group is crops of one image; widen "
             "pairs.gap, or add near to pairs.kinds with a pairs.max_km that suits"

@@ -1,7 +1,8 @@
 """DINO: a student sees parts, a teacher the whole, and both should say the same (Caron et al., ICCV 2021).
 
 METHODS.md, section 5. The teacher is a momentum encoder whose outputs are centred and sharpened. Each image gives two
-global views to both and some local ones, smaller and nearer, to the student alone.
+global views to both and some local ones, smaller and nearer, to the student alone. With ``views_from: same_place`` the
+two global views are of two dates, and the local ones of both in turn.
 
 Legend: K prototypes, V views of the student, the first two also of the teacher.
 """

@@ -11,13 +11,14 @@ import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from terrasieve.batch import Batch, Output
+from terrasieve.data.pairs import KINDS, Kind
 from terrasieve.errors import UserError
 from terrasieve.methods.collapse import monitors
 from terrasieve.methods.views import Views, ViewSettings, draw_views
@@ -26,6 +27,7 @@ from terrasieve.nn.encoder import Encoder, initialise
 from terrasieve.section import Section
 
 Backbone = Encoder | ConvEncoder
+_DATES: tuple[Kind, Kind] = ("same_place", "alone")
 
 
 class SiameseSettings(Section):
@@ -34,14 +36,18 @@ class SiameseSettings(Section):
     Attributes:
         views: how views differ: ``geometric``, ``standard``, or switch by switch (see ``methods.views``).
         view_px: side of a view; None = the shorter side of the batch's images.
+        views_from: what two views are cut from: same_image, or same_place, two dates of one place as the manifest's
+            footprints and times tell (``pairs.same_iou``, ``pairs.min_days``). An image without another date gives
+            two views of itself; ``share_alone`` in the log counts them.
     """
 
     views: Views = ViewSettings()
     view_px: int | None = Field(default=None, gt=0)
+    views_from: Literal["same_image", "same_place"] = "same_image"
 
 
 def two_views(batch: Batch, generator: torch.Generator, settings: SiameseSettings) -> tuple[Tensor, Tensor]:
-    """Draw two views of every image, each (B, C, side, side)."""
+    """Draw two views of every image, or of an image and its other date, each (B, C, side, side)."""
     first, second = draw_views(batch, generator, settings.views, side_of(batch, settings.view_px), 2)
     return first, second
 
@@ -122,6 +128,10 @@ def momentum_at(progress: float, start: float) -> float:
 
 
 def finish(loss: Tensor, embeddings_BD: Tensor, batch: Batch, views: Sequence[Tensor], picture: bool) -> Output:
-    """Put a contrastive method's output together, with the numbers that tell of collapse."""
-    shown = {"image": batch.image, **{f"view{n}": view for n, view in enumerate(views, 1)}} if picture else {}
-    return Output(loss, monitors(embeddings_BD), shown, embeddings_BD)
+    """Put a contrastive method's output together, with the numbers that tell of collapse and of other dates."""
+    dates = {"image": batch.image, **({} if batch.neighbours is None else {"other": batch.neighbours[:, 0]})}
+    shown = {**dates, **{f"view{n}": view for n, view in enumerate(views, 1)}} if picture else {}
+    metrics = monitors(embeddings_BD)
+    if batch.kinds is not None:
+        metrics |= {f"share_{kind}": (batch.kinds == KINDS.index(kind)).float().mean() for kind in _DATES}
+    return Output(loss, metrics, shown, embeddings_BD)

@@ -60,10 +60,13 @@ Views = Annotated[
 
 
 def draw_views(batch: Batch, generator: torch.Generator, settings: ViewSettings, side_px: int, count: int) -> Tensor:
-    """Make views of every image of a batch.
+    """Make views of every image of a batch; where a batch has neighbours, views are cut from them in turn.
+
+    So with another date of each place as its neighbour (``views_from: same_place``) the first view is of the image's
+    own date and the second of the other (Ayush et al., ICCV 2021; Manas et al., "Seasonal Contrast", ICCV 2021).
 
     Args:
-        batch: normalised images, on the device.
+        batch: normalised images, and neighbours if there are any, on the device.
         generator: of the step; advanced by the global batch's draws.
         settings: what may differ.
         side_px: height and width of a view.
@@ -74,7 +77,8 @@ def draw_views(batch: Batch, generator: torch.Generator, settings: ViewSettings,
     """
     B, C = batch.image.shape[:2]
     noise_VBU = draw_noise(batch, generator, count * _DRAWS).view(B, count, _DRAWS).transpose(0, 1)
-    views = [_view(batch.image.float(), noise_BU, settings, side_px) for noise_BU in noise_VBU]
+    dates = [batch.image] if batch.neighbours is None else [batch.image, *batch.neighbours.unbind(1)]
+    views = [_view(dates[n % len(dates)].float(), noise_BU, settings, side_px) for n, noise_BU in enumerate(noise_VBU)]
     return torch.stack(views).view(count, B, C, side_px, side_px)
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 import terrasieve
 from terrasieve.evaluate.protocol import FINE_TUNED, RANDOM_INIT, RAW_PIXELS, Score
 from terrasieve.report.curves import compact, curve
+from terrasieve.report.near_pairs import near_pairs
 from terrasieve.report.neighbours import neighbours
 from terrasieve.report.run_folder import Run, number, read_run
 
@@ -129,7 +130,11 @@ def _subtitle(run: Run) -> str:
 
 def _columns(run: Run) -> tuple[str, str, tuple[str, ...]]:
     """Say what the pictures show: title, sentence, columns."""
-    return PICTURES.get(str(_setting(run, "method", "name")), PICTURES[""])
+    title, sentence, columns = PICTURES.get(str(_setting(run, "method", "name")), PICTURES[""])
+    if _setting(run, "method", "views_from") == "same_place":
+        sentence = "The views that the method compares: the first of the image, the second of the place's other date."
+        columns = (columns[0], "other date", *columns[1:])
+    return title, sentence, columns
 
 
 def _setting(run: Run, section: str, key: str) -> Any:
@@ -158,6 +163,7 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     if rates:
         facts.append(("Throughput", f"{compact(median(rates))}", "images per second, median"))
     facts.append(("Images", f"{run.environment.get('manifest_rows', '?')}", f"{len(run.skips)} skipped"))
+    facts += near_pairs(run)
     best = _headline_score(run.scores)
     return [best, *facts] if best else facts
 

@@ -68,18 +68,23 @@ def compose_views(painted: dict[str, Tensor], bands: tuple[str, ...]) -> np.ndar
     """Lay out the picture of a contrastive method: for every image a row of the image and the views made of it.
 
     Args:
-        painted: ``image`` (B, C, H, W), then views of any size, in the order shown; drawn as large as the image.
+        painted: ``image`` (B, C, H, W), then views of any size, in the order shown; drawn as large as the image. With
+            ``other``, another date of the image's place, ``view2`` is of that one.
         bands: names, to find red, green and blue.
 
     Returns:
-        (height, width, 3) uint8; all stretched as their image is.
+        (height, width, 3) uint8; all stretched as the image is that they are of.
     """
     rgb = display_bands(bands)
-    image = painted["image"].float().cpu()[:, rgb]
-    low, high = (torch.quantile(image.flatten(2), q, dim=2)[..., None, None] for q in (0.02, 0.98))
-    size = tuple(image.shape[-2:])
-    shown = [F.interpolate(view.float().cpu()[:, rgb], size, mode="nearest") for view in painted.values()]
-    return _laid_out([(x - low) / (high - low).clamp_min(1e-6) for x in shown])
+    images = {name: painted[name].float().cpu()[:, rgb] for name in ("image", "other") if name in painted}
+    of_other = {"other", "view2"} if "other" in painted else set[str]()
+    columns = []
+    for name, view in painted.items():
+        image = images["other" if name in of_other else "image"]
+        low, high = (torch.quantile(image.flatten(2), q, dim=2)[..., None, None] for q in (0.02, 0.98))
+        shown = F.interpolate(view.float().cpu()[:, rgb], tuple(image.shape[-2:]), mode="nearest")
+        columns.append((shown - low) / (high - low).clamp_min(1e-6))
+    return _laid_out(columns)
 
 
 def write(picture: np.ndarray, path: Path, smallest_px: int = 720) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from terrasieve.data.augment import ImageSettings
+from terrasieve.data.batches import check_size
 from terrasieve.data.loader import LoaderSettings
 from terrasieve.data.masks import MaskSettings
 from terrasieve.data.pairs import PairSettings
@@ -114,6 +115,7 @@ class LoopSettings(Section):
             raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
         if self.loader.lanes and self.batch_size % self.loader.lanes:
             raise ValueError(f"loader.lanes {self.loader.lanes} does not divide batch_size {self.batch_size}")
+        check_size(self.loader.batches, self.batch_size)
         for name in ("mean", "std"):
             values, bands = getattr(self.image, name), self.image.bands
             if values is not None and bands is not None and len(values) != len(bands):
