@@ -1,7 +1,6 @@
 """Family: ``study.py`` in one process, in which every image is decoded once; for studies of thousands of small runs.
 
-As ``study.py``; the rows it writes are the same, since a run depends on nothing but its recipe. A measure without data
-is of ``all.parquet`` beside what the arm is pretrained on. ``--only`` runs the
+As ``study.py``; the rows it writes are the same, since a run depends on nothing but its recipe. ``--only`` runs the
 arms whose names match, such as ``--only moco-*,*-georank``; the others stay as they are.
 """
 
@@ -14,13 +13,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import study
-from study_places import held_out_places
 
 from terrasieve.errors import UserError
 from terrasieve.imagery import raster
@@ -77,14 +74,8 @@ def main() -> None:
         arms = {arm: what for arm, what in whole.arms.items() if any(fnmatch.fnmatch(arm, one) for one in only)}
         return whole.model_copy(update={"arms": arms})
 
-    def run_one(content: dict[str, Any], folder: Path, measures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        everything = str(Path(content["data"]).with_name("all.parquet"))
-        return one(content, folder, [{"data": everything, **measure} for measure in measures])
-
-    one = study.run_one
-    study.load, study.run_all, study.run_one = chosen, run_here, run_one
+    study.load, study.run_all = chosen, run_here
     raster.read = decode_once(raster.read)
-    study.MEASURES["held_out_places"] = held_out_places
     study.torch.set_num_threads(1)
     study.main()
 

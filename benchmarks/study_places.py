@@ -26,6 +26,7 @@ def held_out_places(
     table: pa.Table,
     data: Path,
     *,
+    places: str,
     parts: list[str],
     tasks: list[str],
     max_km: float,
@@ -36,22 +37,23 @@ def held_out_places(
     Args:
         features_ND: of the manifest's kept rows; those that are not finite take no part.
         table: those rows.
-        data: the manifest; ``places.csv`` lies beside it.
+        data: their manifest.
+        places: ``places.csv``, which says of each uri its coordinates, part and classes.
         parts: test parts.
         tasks: columns of classes.
         max_km: of the rank correlation of similarity with distance within a part.
         probe: whether to fit linear probes.
     """
-    places = pa.csv.read_csv(data.with_name("places.csv"))
-    row_of = {uri: row for row, uri in enumerate(places["uri"].to_pylist())}
-    places = places.take(pa.array([row_of[uri] for uri in table["uri"].to_pylist()]))
+    known = pa.csv.read_csv(places)
+    row_of = {uri: row for row, uri in enumerate(known["uri"].to_pylist())}
+    known = known.take(pa.array([row_of[uri] for uri in table["uri"].to_pylist()]))
     features = torch.from_numpy(features_ND)
-    part = np.where(features.isfinite().all(1).numpy(), np.array(places["part"].to_pylist()), "unread")
+    part = np.where(features.isfinite().all(1).numpy(), np.array(known["part"].to_pylist()), "unread")
     rows = {name: torch.from_numpy(np.flatnonzero(part == name)) for name in ("train", *parts)}
     bank_ND = features[rows["train"]]
     found: dict[str, float] = {}
     for task in tasks:
-        names, numbers = np.unique(places[task].to_pylist(), return_inverse=True)
+        names, numbers = np.unique(known[task].to_pylist(), return_inverse=True)
         classes = torch.from_numpy(numbers)
         truth = {name: classes[own] for name, own in rows.items()}
         fitted = fit_probe(bank_ND, truth["train"], classes=len(names), seed=0, steps=PROBE_STEPS) if probe else None
@@ -61,7 +63,7 @@ def held_out_places(
             said = {"knn": knn_scores(bank_ND, truth["train"], query_MD, **given)}  # type: ignore[arg-type]
             said |= {"linear": fitted.scores(query_MD)} if fitted else {}
             found |= {f"{how} {task} {name}": _right(scores, truth[name]) for how, scores in said.items()}
-    lon, lat = (places[name].to_numpy() for name in ("lon", "lat"))
+    lon, lat = (known[name].to_numpy() for name in ("lon", "lat"))
     for name in parts:
         own = rows[name].numpy()
         found[f"distance {name}"] = geographic_correlation(

@@ -24,8 +24,7 @@ FILES = sorted((ROOT / "recipes" / "studies").glob("family_*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_arm_of_every_study_is_a_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(study.MEASURES, "held_out_places", study_places.held_out_places)
+def test_every_arm_of_every_study_is_a_recipe(path: Path) -> None:
     read = study.load(str(path))
     assert len({str(read.recipe_of(arm, 0) | {"name": ""}) for arm in read.arms}) == len(read.arms)
 
@@ -85,18 +84,30 @@ def test_measure_finds_planted_classes_and_planted_places(planet: Path) -> None:
     lon, lat = (np.radians(np.array(table[name].to_pylist())) for name in ("lon", "lat"))
     places = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1).astype(np.float32)
     told = study_places.held_out_places(
-        places, table, planet / "all.parquet", parts=["blocks", "shift"], tasks=["scene"], max_km=3000
+        places,
+        table,
+        planet,
+        places=str(planet / "places.csv"),
+        parts=["blocks", "shift"],
+        tasks=["scene"],
+        max_km=3000,
     )
     assert told["distance blocks"] == pytest.approx(-1)
     assert told["linear scene blocks"] > 0.95
     flipped = table.take(pa.array(np.arange(table.num_rows)[::-1]))  # rows and places.csv in other orders
     again = study_places.held_out_places(
-        places[::-1].copy(), flipped, planet / "all.parquet", parts=["blocks", "shift"], tasks=["scene"], max_km=3000
+        places[::-1].copy(),
+        flipped,
+        planet,
+        places=str(planet / "places.csv"),
+        parts=["blocks", "shift"],
+        tasks=["scene"],
+        max_km=3000,
     )
     assert again["knn scene shift"] == pytest.approx(told["knn scene shift"])
     noise = np.random.default_rng(1).normal(size=places.shape).astype(np.float32)
     unrelated = study_places.held_out_places(
-        noise, table, planet / "all.parquet", parts=["blocks"], tasks=["scene"], max_km=3000
+        noise, table, planet, places=str(planet / "places.csv"), parts=["blocks"], tasks=["scene"], max_km=3000
     )
     assert abs(unrelated["distance blocks"]) < 0.1
     assert unrelated["linear scene blocks"] < 0.75
