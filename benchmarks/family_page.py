@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +65,7 @@ def read(folder: Path) -> Scores:
 
 def title(name: str) -> str:
     """Turn a folder's name into a heading."""
-    return name.removeprefix("family_").replace("_", " ").capitalize()
+    return name.removeprefix("family_").replace("_", " ").title()
 
 
 def spoken(metric: str) -> str:
@@ -71,11 +73,10 @@ def spoken(metric: str) -> str:
     return ", ".join(NAMES.get(part, part) for part in metric.split(" "))
 
 
-def difference(arms: dict[str, dict[int, float]], arm: str) -> Estimate | None:
-    """Estimate what a regulariser adds to its method alone; None without shared seeds."""
+def differences(arms: dict[str, dict[int, float]], arm: str) -> list[float]:
+    """Return what a regulariser adds to its method alone, seed by seed."""
     alone = arms.get(f"{arm.split('-')[0]}-{NONE}", {})
-    shared = sorted(alone.keys() & arms[arm].keys())
-    return estimate([arms[arm][seed] - alone[seed] for seed in shared]) if shared else None
+    return [arms[arm][seed] - alone[seed] for seed in sorted(alone.keys() & arms[arm].keys())]
 
 
 def tables(scores: Scores) -> str:
@@ -96,16 +97,42 @@ def tables(scores: Scores) -> str:
                 elif kind == NONE:
                     cells.append(plain(arms[arm]))
                 else:
-                    change = difference(arms, arm)
-                    cells.append(marked(change) if change else plain(arms[arm]))
+                    change = differences(arms, arm)
+                    cells.append(marked(estimate(change)) if change else plain(arms[arm]))
             lines.append(f"| {NAMES[method]} | {' | '.join(cells)} |")
-        lines.append("")
+        means = [average(arms, methods, kind) for kind in kinds]
+        cells = [
+            "" if one is None else marked(one) if kind != NONE else shown(one)
+            for kind, one in zip(kinds, means, strict=True)
+        ]
+        lines += [f"| all methods | {' | '.join(cells)} |", ""]
     return "\n".join(lines)
+
+
+def average(arms: dict[str, dict[int, float]], methods: list[str], kind: str) -> Estimate | None:
+    """Average over all methods, seed by seed: the baseline itself, or what a regulariser changes; None if one lacks."""
+    if any(f"{method}-{kind}" not in arms for method in methods):
+        return None
+    change = {
+        method: {
+            seed: value - (0 if kind == NONE else arms[f"{method}-{NONE}"].get(seed, math.nan))
+            for seed, value in arms[f"{method}-{kind}"].items()
+        }
+        for method in methods
+    }
+    seeds = set.intersection(*(set(of) for of in change.values()))
+    values = [fmean(of[seed] for of in change.values()) for seed in sorted(seeds)]
+    values = [value for value in values if math.isfinite(value)]
+    return estimate(values) if values else None
 
 
 def plain(values: dict[int, float]) -> str:
     """Write a mean with its interval over seeds."""
-    e = estimate(list(values.values()))
+    return shown(estimate(list(values.values())))
+
+
+def shown(e: Estimate) -> str:
+    """Write an estimate as a value, not as a difference."""
     return f"{100 * e.mean:.1f}" + (f" [{100 * e.low:.1f}, {100 * e.high:.1f}]" if e.seeds > 1 else "")
 
 
@@ -134,7 +161,13 @@ def draw(found: dict[str, Scores]) -> Figure:
         text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=6, frameon=False, labelcolor=INK)
-    figure.supxlabel("change against the same method without geography, points x 100; 95 % over seeds", fontsize=8.5)
+    figure.supxlabel(
+        "change against the same method without geography, x 100: mean, bar over all seeds; filled: 95 % interval leaves out 0",
+        fontsize=8.5,
+    )
+        "change against the same method without geography, x 100: mean, bar over all seeds; filled: the 95 % interval leaves out 0",
+        fontsize=8.5,
+    )
     return figure
 
 
@@ -146,15 +179,16 @@ def panel(axes: Axes, arms: dict[str, dict[int, float]]) -> None:
     for row, kind in enumerate(kinds):
         there = [method for method in methods if f"{method}-{kind}" in arms]
         for place, method in enumerate(there):
-            change = difference(arms, f"{method}-{kind}")
-            if change is None:
+            seeds = differences(arms, f"{method}-{kind}")
+            if not seeds:
                 continue
-            around = (
-                [[100 * (change.mean - change.low)], [100 * (change.high - change.mean)]] if change.seeds > 1 else None
-            )
+            change = estimate(seeds)
+            around = [[100 * (change.mean - min(seeds))], [100 * (max(seeds) - change.mean)]]
+            sure = change.seeds > 1 and (change.low > 0 or change.high < 0)
             y = row + 0.13 * (place - (len(there) - 1) / 2)
             axes.errorbar(
-                100 * change.mean, y, xerr=around, color=COLOURS[method], marker="o", markersize=4.5, linewidth=1.2,
+                100 * change.mean, y, xerr=around, color=COLOURS[method], marker="o",
+                markerfacecolor=COLOURS[method] if sure else "white", markersize=4.5, linewidth=1.2,
                 label=NAMES[method] if row == 0 else None,
             )  # fmt: skip
     axes.set_yticks(range(len(kinds)), [NAMES[kind] for kind in kinds])
