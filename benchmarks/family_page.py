@@ -161,13 +161,8 @@ def draw(found: dict[str, Scores]) -> Figure:
         text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=6, frameon=False, labelcolor=INK)
-    figure.supxlabel(
-        "change against the same method without geography, x 100: mean, bar over all seeds; filled: 95 % interval leaves out 0",
-        fontsize=8.5,
-    )
-        "change against the same method without geography, x 100: mean, bar over all seeds; filled: the 95 % interval leaves out 0",
-        fontsize=8.5,
-    )
+    words = "change against the same method without geography, x 100: mean, bar over all seeds"
+    figure.supxlabel(f"{words}; filled: the 95 % interval leaves out 0", fontsize=8.5)
     return figure
 
 
