@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 import torch
 from study_file import Study
 from study_page import write_page
+from study_places import held_out_places
 
 from terrasieve import assess, manifest, pretrain, recipe
 from terrasieve.errors import UserError
@@ -84,7 +85,8 @@ def scores(
     return {f"{score.protocol} {score.metric}": score.value for score in made}
 
 
-MEASURES: dict[str, Measure] = {"scores": scores}  # (features of kept rows, their table, manifest's path, **settings)
+# (features of kept rows, their table, manifest's path, **settings)
+MEASURES: dict[str, Measure] = {"scores": scores, "held_out_places": held_out_places}
 
 
 def run_one(content: dict[str, Any], folder: Path, measures: Sequence[dict[str, Any]]) -> dict[str, Any]:
