@@ -1,26 +1,27 @@
-"""Family: ``study.py`` in one process, in which every image is decoded once; for studies of thousands of small runs.
+"""Family: ``terrasieve study`` in one process, in which every image is decoded once; for studies of many small runs.
 
-As ``study.py``; the rows it writes are the same, since a run depends on nothing but its recipe. ``--only`` runs the
-arms whose names match, such as ``--only moco-*,*-georank``; the others stay as they are.
+The rows are the same, since a run depends on nothing but its recipe.
+Run: python benchmarks/family.py recipes/studies/NAME.yaml -o DIR [key=value ...] [--only moco-*,*-georank] [--dry]
 """
 
 from __future__ import annotations
 
-import fnmatch
+import argparse
 import functools
-import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import study
+import torch
 
 from terrasieve.errors import UserError
 from terrasieve.imagery import raster
+from terrasieve.study.plan import load
+from terrasieve.study.run import Progress, run_study
 from terrasieve.sweep.isolate import Ending, Task
 
 HELD = 20_000  # decoded images
@@ -60,24 +61,30 @@ def decode_once(read: Callable[..., raster.Pixels]) -> Callable[..., raster.Pixe
 
 
 def main() -> None:
-    only = None
-    if "--only" in sys.argv:
-        at = sys.argv.index("--only")
-        only = sys.argv[at + 1].split(",")
-        del sys.argv[at : at + 2]
-    load = study.load
-
-    def chosen(path: str, overrides: Sequence[str] = ()) -> study.Study:
-        whole = load(path, overrides)
-        if only is None:
-            return whole
-        arms = {arm: what for arm, what in whole.arms.items() if any(fnmatch.fnmatch(arm, one) for one in only)}
-        return whole.model_copy(update={"arms": arms})
-
-    study.load, study.run_all = chosen, run_here
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="YAML file")
+    parser.add_argument("overrides", nargs="*", help="key=value of the study, e.g. seeds=[0] or recipe.steps=100")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder; the same command goes on")
+    parser.add_argument("--only", help="comma-separated arms, such as 'moco-*,*-georank'")
+    parser.add_argument("--dry", action="store_true", help="every arm for five steps, one seed")
+    args = parser.parse_intermixed_args()
+    torch.set_num_threads(1)
     raster.read = decode_once(raster.read)
-    study.torch.set_num_threads(1)
-    study.main()
+
+    def tell(at: Progress) -> None:
+        print(f"{datetime.now():%H:%M:%S} {at.done:>4} of {at.total}  {at.last}", flush=True)
+
+    try:
+        asked = load(args.study, args.overrides)
+        asked = asked.only(args.only.split(",")) if args.only else asked
+        asked, folder = (asked.dry(), args.output / "dry") if args.dry else (asked, args.output)
+        studied = run_study(asked, folder, on_progress=tell, run_tasks=run_here)
+    except UserError as error:
+        sys.exit(str(error))
+    print(studied.table)
+    if studied.failed:
+        sys.exit("\n".join([*studied.failed, "the same command does them again"]))
+    sys.exit(130 if studied.interrupted else 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Data of the contrastive family's studies: what is pretrained on, and places that pretraining never sees.
 
-Before ``benchmarks/study.py``, which runs ``recipes/studies/family_*.yaml`` over what this writes:
+Before ``benchmarks/family.py``, which runs ``recipes/studies/family_*.yaml`` over what this writes:
 
     terrasieve earth -o earth -n 3600 --size-px 40 --bands blue,green,red,red_edge,nir,swir1,swir2
     python benchmarks/family_data.py earth earth

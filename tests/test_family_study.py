@@ -11,21 +11,21 @@ import pyarrow.csv
 import pytest
 
 from terrasieve import manifest
+from terrasieve.study.places import held_out_places
+from terrasieve.study.plan import load
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import family_data  # noqa: E402
 import family_page  # noqa: E402
-import study  # noqa: E402
-import study_places  # noqa: E402
 
 FILES = sorted((ROOT / "recipes" / "studies").glob("family_*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_arm_of_every_study_is_a_recipe(path: Path) -> None:
-    read = study.load(str(path))
+    read = load(str(path))
     assert len({str(read.recipe_of(arm, 0) | {"name": ""}) for arm in read.arms}) == len(read.arms)
 
 
@@ -83,7 +83,7 @@ def test_measure_finds_planted_classes_and_planted_places(planet: Path) -> None:
     table = manifest.read(planet / "all.parquet")
     lon, lat = (np.radians(np.array(table[name].to_pylist())) for name in ("lon", "lat"))
     places = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1).astype(np.float32)
-    told = study_places.held_out_places(
+    told = held_out_places(
         places,
         table,
         planet,
@@ -95,7 +95,7 @@ def test_measure_finds_planted_classes_and_planted_places(planet: Path) -> None:
     assert told["distance blocks"] == pytest.approx(-1)
     assert told["linear scene blocks"] > 0.95
     flipped = table.take(pa.array(np.arange(table.num_rows)[::-1]))  # rows and places.csv in other orders
-    again = study_places.held_out_places(
+    again = held_out_places(
         places[::-1].copy(),
         flipped,
         planet,
@@ -106,7 +106,7 @@ def test_measure_finds_planted_classes_and_planted_places(planet: Path) -> None:
     )
     assert again["knn scene shift"] == pytest.approx(told["knn scene shift"])
     noise = np.random.default_rng(1).normal(size=places.shape).astype(np.float32)
-    unrelated = study_places.held_out_places(
+    unrelated = held_out_places(
         noise, table, planet, places=str(planet / "places.csv"), parts=["blocks"], tasks=["scene"], max_km=3000
     )
     assert abs(unrelated["distance blocks"]) < 0.1
