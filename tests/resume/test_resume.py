@@ -50,11 +50,14 @@ def assert_bitwise(one: Path, other: Path) -> None:
                 "decoder": {"depth": 2, "width": 32, "heads": 4},
             }
         },
-        {
-            "method": {"name": "mae", "decoder": {"depth": 1, "width": 32, "heads": 4}},
-            "precision": "bf16",
-            "accumulate": 2,
-        },
+        pytest.param(
+            {
+                "method": {"name": "mae", "decoder": {"depth": 1, "width": 32, "heads": 4}},
+                "precision": "bf16",
+                "accumulate": 2,
+            },
+            marks=pytest.mark.slow,
+        ),
         {
             "method": {"name": "moco", "widths": [64, 32], "queue": 30},  # a queue that no batch divides
             "encoder": {"name": "test_resnet"},
