@@ -43,6 +43,7 @@ ORDER = [
         "cataloguing",
         "display",
         "sweep",
+        "study",
         "suite",
         "watch",
         "demo",

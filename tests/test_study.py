@@ -14,25 +14,25 @@ import yaml
 from terrasieve import manifest
 from terrasieve.errors import UserError
 from terrasieve.imagery.earth import write_chips
+from terrasieve.study.page import write_page
+from terrasieve.study.plan import load
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import study  # type: ignore[import-not-found]  # noqa: E402
-import study_page  # type: ignore[import-not-found]  # noqa: E402
 
 STUDIES = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_loads_and_names_its_data(path: Path) -> None:
-    assert "# Data: " in path.read_text()
-    found = study.load(str(path))
+    comment = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert "Data" in comment and f"studies/{path.name}" in comment, "data and command"
+    found = load(str(path))
     assert found.against in found.arms
 
 
 @pytest.mark.parametrize("path", [path for path in STUDIES if path.stem.startswith("neighbours")], ids=lambda p: p.stem)
 def test_arms_see_equally_many_images(path: Path) -> None:
-    found = study.load(str(path))
+    found = load(str(path))
     images = set()
     for arm in found.arms.keys() - {"untrained"}:
         content = found.recipe_of(arm, 0)
@@ -45,10 +45,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     content = yaml.safe_load(STUDIES[0].read_text())
     path.write_text(yaml.safe_dump(content | {"against": "nobody"}))
     with pytest.raises(UserError, match="nobody"):
-        study.load(str(path))
+        load(str(path))
     path.write_text(yaml.safe_dump(content | {"measures": [{"kind": "taste"}]}))
     with pytest.raises(UserError, match=r"taste.*scores"):
-        study.load(str(path))
+        load(str(path))
 
 
 def _row(arm: str, seed: int, value: float, comparison: str = "images") -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _row(arm: str, seed: int, value: float, comparison: str = "images") -> dict[
 def test_table_pairs_seeds_and_the_reference_of_equal_images(tmp_path: Path) -> None:
     rows = [_row("mae", 0, 0.50), _row("mae", 1, 0.70), _row("ours", 0, 0.51), _row("ours", 1, 0.71)]
     rows += [_row("ours", 0, 0.53, "cpu"), _row("ours", 1, 0.75, "cpu")]
-    text = study_page.write_page(tmp_path, "name", rows, "mae")
+    text = write_page(tmp_path, "name", rows, "mae")
     equal_images, equal_time = text.split("Equal CPU time")
     # sqrt((.1^2 + .1^2) / 1); differences .01 and .01, then .03 and .05: 4 -+ 12.71 * sqrt(2) / sqrt(2)
     assert "| mae | 2 | 64 | 10 | 60.0 ± 14.1 |  |" in equal_images
@@ -90,7 +90,7 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
 
     def run(*more: str) -> list[dict[str, Any]]:
-        command = [sys.executable, str(ROOT / "benchmarks" / "study.py"), str(tmp_path / "tiny.yaml"), *more]
+        command = [sys.executable, "-m", "terrasieve", "study", str(tmp_path / "tiny.yaml"), *more]
         subprocess.run([*command, "-o", str(tmp_path / "out")], check=True, capture_output=True, cwd=tmp_path)
         return [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
 

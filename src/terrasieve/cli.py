@@ -29,6 +29,7 @@ from terrasieve.commands import (
     shard,
     split,
     steps,
+    study,
     subset,
 )
 from terrasieve.errors import UserError
@@ -178,6 +179,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     ),
     (training.predict, "Example: terrasieve predict runs/my_run scenes.parquet -o maps/"),
     (sweep, "Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2"),
+    (study.study, study.EXAMPLES),
     (evaluate.evaluate, evaluate.EXAMPLES),
     (map.map_, map.EXAMPLES),
     (redundancy.redundancy, redundancy.EXAMPLES),
