@@ -205,6 +205,8 @@ def test_validation_is_taken_from_train_never_from_test() -> None:
     assert parts.with_validation([*split, "val"], None) == ([*split, "val"], [])
     many, _ = parts.with_validation(["train"] * 6 + ["test"], torch.arange(7))
     assert many.count("val") == 2 and many[-1] == "test"
+    few, _ = parts.with_validation(["train"] * 3 + ["test"], None)
+    assert few.count("val") == 1, "one image with a mask or with boxes tells good weights from bad"
 
 
 def test_layers_learn_the_slower_the_deeper(tune: Tune) -> None:

@@ -32,7 +32,8 @@ from terrasieve.evaluate.dividing import Row, divide_rows, split_name
 from terrasieve.evaluate.probe import HELD_OUT, held_out
 from terrasieve.train.settings import TaskSettings
 
-LEAST = {"train": 1, "val": 2, "test": 1}
+LEAST = {"train": 1, "val": 1, "test": 1}
+LABELLED = 2  # validation images at least: one label does not tell good weights from bad, one mask does
 LOOKED_INTO = 256  # masks read before a run starts
 Kind = Literal["multiclass", "multilabel", "segmentation", "detection"]
 
@@ -91,7 +92,7 @@ def divide(task: TaskSettings, bands: tuple[str, ...] | None) -> Divided:
     table, images, entries, notes = images_of(found, bands)
     labels = found.targets[entries]
     split, more = with_validation([found.split[entry] for entry in entries], labels)
-    rows = _rows_by_part(task, split)
+    rows = _rows_by_part(task, split, val=LABELLED)
     return Divided(
         table, images, Truth(labels=labels), rows, found.class_names, found.kind, (*found.notes, *notes, *more)
     )
@@ -194,12 +195,13 @@ def with_validation(split: list[str], labels: Tensor | None) -> tuple[list[str],
         The split, and notes on what was done.
     """
     rows = [row for row, part in enumerate(split) if part == "train"]
-    if "val" in split or len(rows) < LEAST["val"]:
+    least = LEAST["val"] if labels is None else LABELLED
+    if "val" in split or len(rows) <= least:
         return split, []
     strata = torch.zeros(len(rows), dtype=torch.long) if labels is None else labels[rows]
     held = held_out(strata, HELD_OUT, 0)
-    if held.sum() < LEAST["val"] < len(rows):  # of many small classes nothing can be held out class by class
-        held = held_out(torch.zeros(len(rows), dtype=torch.long), max(HELD_OUT, LEAST["val"] / len(rows)), 0)
+    if held.sum() < least:  # of many small classes nothing can be held out class by class
+        held = held_out(torch.zeros(len(rows), dtype=torch.long), max(HELD_OUT, least / len(rows)), 0)
     aside = {row for row, out in zip(rows, held.tolist(), strict=True) if out}
     return (
         ["val" if row in aside else part for row, part in enumerate(split)],
@@ -207,9 +209,10 @@ def with_validation(split: list[str], labels: Tensor | None) -> tuple[list[str],
     )
 
 
-def _rows_by_part(task: TaskSettings, split: list[str]) -> dict[str, np.ndarray]:
+def _rows_by_part(task: TaskSettings, split: list[str], **more: int) -> dict[str, np.ndarray]:
+    """Return the rows of each part; ``more`` are parts that need more images than ``LEAST``."""
     rows = {name: np.flatnonzero([part == name for part in split]) for name in LEAST}
-    for name, least in LEAST.items():
+    for name, least in (LEAST | more).items():
         if len(rows[name]) < least:
             listed = ", ".join(f"{len(own)} {part}" for part, own in rows.items())
             raise UserError(
