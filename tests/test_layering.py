@@ -34,6 +34,7 @@ ORDER = [
         "bench",
         "recipe",
         "pretrain",
+        "opened",
         "assess",
         "adapt",
         "predict",

@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Tensor]:
     state = {str(key): value for key, value in inside.items() if isinstance(value, Tensor)}
     if not state:
         raise UserError(
-            f"encoder.weights: {path} holds no weights where they are looked for ({', '.join(CONTAINERS)}, or the top); "
+            f"encoder.weights: {path} holds no weights where they should be ({', '.join(CONTAINERS)}, or the top); "
             f"its keys are {', '.join(map(str, list(content)[:8]))}. Save the model's state dict alone."
         )
     if all(key.startswith("module.") for key in state):

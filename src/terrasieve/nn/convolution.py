@@ -55,6 +55,10 @@ class ConvEncoder(nn.Module):
         self.name = settings.name
         self.notes: list[str] = []
         self.arguments: dict[str, Any] = {"in_chans": channels, "global_pool": "avg"}
+        if is_vit(
+            settings.name
+        ):  # with registers or the like, or Encoder would take it; its norm stays before the mean
+            self.arguments |= {"fc_norm": False}
         if timm.get_pretrained_cfg_value(settings.name, "fixed_input_size"):
             self.arguments["img_size"] = list(size_px)
         if settings.weights == "imagenet":

@@ -77,8 +77,8 @@ class Encoder(nn.Module):
         p = settings.patch_px
         if size_px[0] % p or size_px[1] % p:
             raise UserError(
-                f"encoder.patch_px: a patch of {p} px does not divide an image of {size_px[0]} x {size_px[1]} px. Choose "
-                f"image.size_px as a multiple of {p}, or another patch."
+                f"encoder.patch_px: a patch of {p} px does not divide an image of {size_px[0]} x {size_px[1]} px; "
+                f"choose image.size_px as a multiple of {p}, or another patch."
             )
         self.patch_px, self.grid = p, (size_px[0] // p, size_px[1] // p)
         self.arguments: dict[str, Any] = {

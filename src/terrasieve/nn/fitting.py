@@ -1,8 +1,8 @@
 """Fitting: an encoder's published weights brought to other bands, another patch and another grid.
 
-Between ``layouts`` and the loading in ``weights``. Patch embeddings are resampled by timm's ``resample_patch_embed``
-(FlexiViT, Beyer et al., CVPR 2023: the pseudo-inverse of resizing), positions by ``resample_abs_pos_embed``, RGB filters
-spread over other bands by ``adapt_input_conv``.
+Between ``layouts`` and the loading in ``weights``. All by timm: patch embeddings by ``resample_patch_embed``
+(FlexiViT, Beyer et al., CVPR 2023: the pseudo-inverse of resizing), positions by ``resample_abs_pos_embed``, filters of
+RGB spread over other bands by ``adapt_input_conv``.
 """
 
 from __future__ import annotations

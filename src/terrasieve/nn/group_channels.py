@@ -123,6 +123,9 @@ class GroupEncoder(nn.Module):
 
     def randomised(self, seed: int) -> None:
         """Draw weights anew, for the untrained encoder beside the trained one; positions stay."""
+        for module in self.vit.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
         initialise(self.vit, seed, "encoder")
 
     def tokens(self, images_BCHW: Tensor) -> Tensor:
@@ -131,7 +134,7 @@ class GroupEncoder(nn.Module):
         return found
 
     def features(self, images_BCHW: Tensor, pool: Pool = "mean") -> Tensor:
-        """Compute one vector per image: (B, C, H, W) normalised -> (B, D), the mean of all tokens or the class token."""
+        """Compute one vector per image: (B, C, H, W) normalised -> (B, D), the mean token or the class token."""
         tokens = self.tokens(images_BCHW)
         return tokens[:, 1:].mean(dim=1) if pool == "mean" else tokens[:, 0]
 
