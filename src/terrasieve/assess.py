@@ -247,7 +247,7 @@ def embed_run(
     return result
 
 
-def export_run(run: Path, out: Path, *, overwrite: bool = False) -> None:
+def export_run(run: Path, out: Path, *, overwrite: bool = False, formats: tuple[str, ...] = ()) -> None:
     """Write a run's encoder as a folder that timm loads, with a model card.
 
     Raises:
@@ -269,6 +269,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> None:
         size_px=image.shape_px,
         dtype=environment.get("dtype", "uint8"),
         overwrite=overwrite,
+        formats=formats,
         card={
             "title": settings.name,
             "method": settings.method.name,
