@@ -1,8 +1,8 @@
 """Entries: an exported backbone for TorchGeo and torchvision users, and as a graph for ONNX and ``torch.export``.
 
-After ``export``, which writes the folder that these stand in; each is checked against the encoder before the folder gets
-its name. TorchGeo and torchvision know weights as members of a ``WeightsEnum`` (``torchvision.models``, "Multi-weight
-support API"); TorchGeo's keep the bands in ``meta``.
+Called by ``export``, which writes the folder that these stand in; each is checked against the encoder before the folder
+gets its name. TorchGeo and torchvision know weights as members of a ``WeightsEnum`` (``torchvision.models``,
+"Multi-weight support API"); TorchGeo's keep the bands in ``meta``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _words(name: str, config: dict[str, Any]) -> dict[str, Any]:
         "license": config["pretrained_cfg"]["license"],
     }
     use = {
-        "torchgeo": "TorchGeo's tasks take it as well: ClassificationTask(model=..., weights=Backbone_Weights.PRETRAINED).",
+        "torchgeo": "TorchGeo's tasks take weights=Backbone_Weights.PRETRAINED, with model= the model of its meta.",
         "torchvision": "torchvision.models.get_weight is for registered models only; take the members from here.",
     }[name]
     options = {key: value for key, value in config["model_args"].items() if key != "num_classes"}

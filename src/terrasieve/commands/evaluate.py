@@ -41,7 +41,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the probe, of blocks and regions, and of the intervals.")] = 0,
     workers: Annotated[int, typer.Option(help="Reading processes.")] = 1,
 ) -> None:
-    """Score an encoder, a run's or any other, on a task, beside itself untrained and raw pixels, with 95 % intervals."""
+    """Score an encoder, a run's or another, on a task, beside itself untrained and raw pixels, with 95 % intervals."""
     from terrasieve import assess, opened
     from terrasieve.display import counting, out
     from terrasieve.errors import UserError
