@@ -45,6 +45,7 @@ ORDER = [
         "cataloguing",
         "display",
         "sweep",
+        "study",
         "watch",
         "demo",
         "training",
