@@ -97,6 +97,11 @@ def bands_of(spec: str | Path, wanted: Wanted = Wanted()) -> tuple[str, ...] | N
         UserError: if the user wants others than the encoder can take.
     """
     own: tuple[str, ...] | None = None
+    if not str(spec).startswith(("timm:", "torchvision:")) and not Path(spec).exists():
+        raise UserError(
+            f"{spec} is not a run folder, and no export, file of weights, timm:NAME or torchvision:NAME either. Runs are "
+            "made by terrasieve pretrain and adapt; docs/weights.md lists the other encoders."
+        )
     if Path(spec).is_dir():
         about = _exported(Path(spec))
         own = tuple(about["bands"]) if about else load_run(Path(spec))[0].image.bands

@@ -338,7 +338,7 @@ def test_a_resnet_begins_a_run_with_published_weights(tmp_path: Path) -> None:
     encoder = encoder_of(settings, 4, (64, 64), bands=bands)
     where = [SENTINEL2.index(band) for band in bands]
     assert torch.equal(encoder.vit.conv1.weight, model.conv1.weight[:, where])
-    with pytest.raises(UserError, match="resnet34: set encoder.name"):
+    with pytest.raises(UserError, match=r"resnet34: set encoder\.name"):
         encoder_of(settings.model_copy(update={"name": "resnet34"}), 4, (64, 64), bands=bands)
 
 
