@@ -99,7 +99,7 @@ def bands_of(spec: str | Path, wanted: Wanted = Wanted()) -> tuple[str, ...] | N
     own: tuple[str, ...] | None = None
     if not str(spec).startswith(("timm:", "torchvision:")) and not Path(spec).exists():
         raise UserError(
-            f"{spec} is not a run folder, and no export, file of weights, timm:NAME or torchvision:NAME either. Runs are "
+            f"{spec} is not a run folder, and no export, file of weights, timm:NAME or torchvision:NAME. Runs are "
             "made by terrasieve pretrain and adapt; docs/weights.md lists the other encoders."
         )
     if Path(spec).is_dir():
