@@ -30,10 +30,12 @@ ORDER = [
     *(
         "evaluate",
         "report",
+        "entries",
         "export",
         "bench",
         "recipe",
         "pretrain",
+        "opened",
         "assess",
         "adapt",
         "predict",

@@ -103,7 +103,7 @@ def suite(path: Path, **changes: Any) -> Path:
 def test_a_suite_goes_on_where_it_was_interrupted(data: Path, encoder: Path, tmp_path: Path) -> None:
     """Every kind of task; the second call does what is left, and nothing else; a torn line is no line."""
     file, folder = suite(tmp_path / "own.yaml"), tmp_path / "out"
-    done = run.evaluate(encoder, str(file), folder, data=data, workers=0)
+    done = run.evaluate(str(encoder), str(file), folder, data=data, workers=0)
     assert not done.failed and not done.interrupted
     states = {(row["task"], row["protocol"]): row["state"] for row in done.rows}
     assert states == {
@@ -124,7 +124,7 @@ def test_a_suite_goes_on_where_it_was_interrupted(data: Path, encoder: Path, tmp
     record.write_text(lines[0] + lines[2] + lines[1][:40])
     seen: list[str] = []
     again = run.evaluate(
-        encoder,
+        str(encoder),
         str(file),
         folder,
         data=data,

@@ -130,17 +130,20 @@ def index(
     out.print(f"manifest: {output}", markup=False)
 
 
-@app.command(epilog="Example: terrasieve export runs/my_run -o backbone/")
+@app.command(epilog="Example: terrasieve export runs/my_run -o backbone/ --format timm,onnx")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
+    format: Annotated[
+        str, typer.Option(help="Beside timm's, comma-separated: torchgeo, torchvision, onnx, torch_export.")
+    ] = "timm",
 ) -> None:
-    """Write a run's encoder as a folder that timm loads, with a model card."""
+    """Write a run's encoder as a folder that timm loads, with a model card, and in other formats, each checked."""
     from terrasieve import assess
     from terrasieve.display import out
 
-    assess.export_run(run, output, overwrite=overwrite)
+    assess.export_run(run, output, overwrite=overwrite, formats=tuple(format.split(",")))
     out.print(f"{output}: load with timm.create_model('local-dir:{output}', pretrained=True)", markup=False)
 
 

@@ -99,7 +99,7 @@ def test_what_holds_no_weights_is_refused(run: Path, tmp_path: Path) -> None:
         (tmp_path, "holds no weights"),
         (run, "no weights.safetensors yet"),
         (lacking, "1 tensors are missing.*norm.bias"),
-        (other, "does not hold a ViT of ours"),
+        (other, "no layout is known with keys such as conv.weight"),
         (cut, "cannot be read"),
     ):
         with pytest.raises(UserError, match=said):

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 EXAMPLES = (
     "Examples: terrasieve evaluate runs/my_run --task folder:ucmerced --split split_80_20.csv --protocol knn  ·  "
     "terrasieve evaluate runs/my_run --task manifest:earth/manifest.parquet --split blocks:5,buffer_km=50  ·  "
-    "terrasieve evaluate runs/my_run --task manifest:flair.parquet --masks recipes/rupernet_flair.yaml"
-    "  ·  terrasieve evaluate runs/my_run --suite papers --data DATA"
+    "terrasieve evaluate runs/my_run --task manifest:flair.parquet --masks recipes/rupernet_flair.yaml  ·  "
+    "terrasieve evaluate mae_pretrain_vit_base.pth --task folder:ucmerced  ·  "
+    "terrasieve evaluate timm:resnet50 --task folder:ucmerced --bands red,green,blue  ·  "
+    "terrasieve evaluate runs/my_run --suite papers --data DATA"
 )
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    encoder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a run or an export, a file of weights, timm:NAME[@random|@FILE], torchvision:NAME."
+        ),
+    ],
     task: Annotated[
         str | None, typer.Option(help="folder:PATH, manifest:PATH or catalog:NAME@PATH; or --suite.")
     ] = None,
@@ -28,6 +35,11 @@ def evaluate(
         Path | None, typer.Option(help="YAML with masks: replace, classes, ... (as in a recipe of adapt).")
     ] = None,
     pool: Annotated[str, typer.Option(help="mean (patch tokens) or cls.")] = "mean",
+    bands: Annotated[str | None, typer.Option(help="Of an encoder that is no run: comma-separated, in order.")] = None,
+    size_px: Annotated[
+        int | None, typer.Option(help="Likewise: side of the images; default: as it was trained.")
+    ] = None,
+    gsd_m: Annotated[float | None, typer.Option(help="Likewise: metres per pixel, for Scale-MAE's positions.")] = None,
     seed: Annotated[int, typer.Option(help="Of the probe, of blocks and regions, and of the intervals.")] = 0,
     workers: Annotated[int, typer.Option(help="Reading processes.")] = 1,
     suite: Annotated[str | None, typer.Option(help="Many tasks, one table: papers, real or a YAML file.")] = None,
@@ -35,25 +47,26 @@ def evaluate(
         Path | None, typer.Option(help="Of a suite: folder of data sets; default: $TERRASIEVE_DATA or here.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Of a suite: folder; default: RUN/suites/NAME.")
+        Path | None,
+        typer.Option("-o", "--output", help="JSON file for the scores; of a suite its folder, else RUN/suites/NAME."),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Of a suite: do what is done already, too.")] = False,
 ) -> None:
-    """Score a run's encoder on a task, beside the untrained encoder and raw pixels, with 95 % intervals."""
+    """Score an encoder, a run's or another, on tasks, beside itself untrained and raw pixels, with 95 % intervals."""
     from terrasieve.errors import UserError
 
     if (task is None) == (suite is None):
         raise UserError("Give one of --task (one task) and --suite (many, as papers).")
-    if suite is not None:
+    wanted: dict[str, Any] = {"bands": tuple(bands.split(",")) if bands else None, "size_px": size_px, "gsd_m": gsd_m}
+    if task is None:
         from terrasieve.commands.suite import evaluate_suite
 
-        evaluate_suite(run, suite, output, data, again, workers)
+        evaluate_suite(encoder, str(suite), output, data, again, workers, wanted)
         return
-    assert task is not None
-    from terrasieve import assess
+    from terrasieve import assess, opened
     from terrasieve.display import counting, out
     from terrasieve.evaluate import geography
-    from terrasieve.evaluate.protocol import rich_table
+    from terrasieve.evaluate.protocol import rich_table, write_scores
     from terrasieve.report import write_report
 
     if pool not in ("mean", "cls"):
@@ -70,17 +83,31 @@ def evaluate(
                 raise UserError(
                     f"--protocol {protocol}: images with masks are scored by knn; adapt trains a segmenter."
                 )
-            scores = assess.evaluate_masks(run, task, settings, split=split, seed=seed, workers=workers, on_images=tick)
+            scores = assess.evaluate_masks(
+                encoder,
+                task,
+                settings,
+                wanted=opened.Wanted(**wanted),
+                split=split,
+                seed=seed,
+                workers=workers,
+                on_images=tick,
+            )
             notes = [*scores[0].settings["notes"], patches.said(scores[0].settings)]
         else:
             scores, found = assess.evaluate_run(
-                run, task, split=split, protocols=protocol.split(","), pool=pool, seed=seed, workers=workers,  # type: ignore[arg-type]
-                on_images=tick,
+                encoder, task, wanted=opened.Wanted(**wanted), split=split, protocols=protocol.split(","),
+                pool=pool, seed=seed, workers=workers, on_images=tick,
             )  # fmt: skip
             notes = scores[0].settings["notes"] if scores else list(found.notes)
     out.print(rich_table(scores))
-    if settings is None and (correlations := geography.read(run / assess.GEOGRAPHY)):
+    is_run = opened.is_run(encoder)
+    if is_run and settings is None and (correlations := geography.read(Path(encoder) / assess.GEOGRAPHY)):
         out.print(geography.rich_table(correlations))
     for note in notes:
         out.print(f"note: {note}", markup=False)
-    out.print(f"report: {write_report(run)}", markup=False)
+    if output is not None:
+        write_scores(scores, output)
+        out.print(f"scores: {output}", markup=False)
+    if is_run:
+        out.print(f"report: {write_report(Path(encoder))}", markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,17 +12,25 @@ if TYPE_CHECKING:
 
 
 def evaluate_suite(
-    encoder: Path, suite: str, output: Path | None, data: Path | None, again: bool, workers: int
+    encoder: str,
+    suite: str,
+    output: Path | None,
+    data: Path | None,
+    again: bool,
+    workers: int,
+    wanted: dict[str, Any],
 ) -> None:
     """Score an encoder on a suite, print the table, and say what is not here."""
     from terrasieve.sweep.isolate import start_server
 
     start_server()  # it imports torch and the rest while this process does
     from terrasieve.display import RunsBar, err, out
+    from terrasieve.opened import Wanted
     from terrasieve.report.suite_page import HEADER, cells
+    from terrasieve.suite.encoders import folder_of
     from terrasieve.suite.run import evaluate
 
-    folder = output or (encoder if encoder.is_dir() else Path.cwd()) / "suites" / Path(suite).stem
+    folder = output or folder_of(encoder, suite)
     with RunsBar() as bar:
 
         def progress(at: Progress) -> None:
@@ -33,7 +41,10 @@ def evaluate_suite(
                 said = f"{at.last['seconds']:.0f} s" if at.last["state"] == "done" else at.last["message"]
                 out.print(f"{at.done:>4} of {at.total}  {name}: {said}", markup=False)
 
-        done = evaluate(encoder, suite, folder, data=data, again=again, workers=workers, on_progress=progress)
+        done = evaluate(
+            encoder, suite, folder, wanted=Wanted(**wanted), data=data, again=again, workers=workers,
+            on_progress=progress,
+        )  # fmt: skip
     from rich.table import Table
 
     table = Table(title=f"{encoder}, per cent, 95 % intervals")

@@ -27,7 +27,7 @@ class Job:
         protocols: one that trains, or several on frozen features.
         seed: of everything drawn.
         key: of encoder, task, protocols and seed; the same key is the same result.
-        absent: why the images are not here.
+        absent: why it cannot be done here.
     """
 
     name: str
@@ -39,34 +39,27 @@ class Job:
     absent: str = ""
 
 
-def plan(suite: Suite, protocols: dict[str, Protocol], encoder: str, data: Path) -> list[Job]:
-    """List the jobs of a suite in the order of its tasks; those whose images are not here too.
+def plan(suite: Suite, protocols: dict[str, Protocol], encoder: str, data: Path, untrainable: str = "") -> list[Job]:
+    """List the jobs of a suite in the order of its tasks; those that cannot be done here too.
 
     Args:
         suite: the suite.
         protocols: by the names in its tasks.
-        encoder: what tells it from others, see :func:`identity`.
+        encoder: what tells it from others (``encoders.identity``).
         data: folder of data.
+        untrainable: why the encoder cannot be trained on; "" = it can.
     """
     jobs = []
     for task in suite.tasks:
         spec, absent = placed(task, data)
         for group, seeds in _groups(suite, task, protocols):
+            why = absent or untrainable * (group[0].kind not in FROZEN)
             for seed in seeds:
                 words = "-".join([task.name, *(each.name for each in group)])
                 key = _key(encoder, spec, task, group, seed)
                 name = f"{words}-seed{seed}-{key[:6]}"
-                jobs.append(Job(name, task, spec, tuple(group), seed, key, absent))
+                jobs.append(Job(name, task, spec, tuple(group), seed, key, why))
     return jobs
-
-
-def identity(encoder: Path) -> str:
-    """Tell an encoder from others: the hash of its weights, or what it is called where there is no such file."""
-    for path in (encoder / "weights.safetensors", encoder / "model.safetensors", encoder):
-        if path.is_file():
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "blake2b").hexdigest()
-    return str(encoder)
 
 
 def _groups(suite: Suite, task: Task, protocols: dict[str, Protocol]) -> list[tuple[list[Protocol], tuple[int, ...]]]:

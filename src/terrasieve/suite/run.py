@@ -14,8 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from terrasieve import opened
 from terrasieve.errors import UserError
+from terrasieve.opened import Wanted
 from terrasieve.report.suite_page import write_suite
+from terrasieve.suite import encoders
 from terrasieve.suite import jobs as planning
 from terrasieve.suite import settings as suites
 from terrasieve.suite.data import top
@@ -51,10 +54,11 @@ class Progress:
 
 
 def evaluate(
-    encoder: Path,
+    encoder: str,
     name: str,
     folder: Path,
     *,
+    wanted: Wanted = Wanted(),
     data: Path | None = None,
     again: bool = False,
     workers: int = 1,
@@ -63,9 +67,10 @@ def evaluate(
     """Score an encoder on all tasks of a suite whose images are here.
 
     Args:
-        encoder: folder of a run.
+        encoder: a run, an export, a file of weights, timm:NAME or torchvision:NAME (``opened.open_encoder``).
         name: of the suite, or its file.
         folder: to write to; jobs that are done in it are not done again.
+        wanted: of an encoder that does not say it itself.
         data: folder of data; None = see ``suite.data.top``.
         again: do everything again.
         workers: reading processes.
@@ -80,17 +85,21 @@ def evaluate(
     import torch
 
     suite, protocols, file = suites.load(name)
-    if not encoder.exists():
-        raise UserError(f"There is no encoder {encoder}; give the folder of a run of terrasieve pretrain or adapt.")
-    planned = planning.plan(suite, protocols, planning.identity(encoder), top(data))
-    about = {"suite": suite.name, "about": suite.about, "file": file.name, "encoder": str(encoder)}
+    known, untrainable = encoders.identity(encoder, wanted), ""
+    opened.bands_of(encoder, wanted)
+    try:
+        encoders.trained_on(encoder)
+    except UserError as error:
+        untrainable = str(error)
+    planned = planning.plan(suite, protocols, known, top(data), untrainable)
+    about = {"suite": suite.name, "about": suite.about, "file": file.name, "encoder": encoder}
     with held(folder, "--output"), interruptible() as stopped:
         record = folder / RECORD
         lines = {} if again else read(record)
         if again:
             record.unlink(missing_ok=True)
-        left = [job for job in planned if job.spec and lines.get(job.key, {}).get("state") != "done"]
-        total = sum(bool(job.spec) for job in planned)
+        left = [job for job in planned if not job.absent and lines.get(job.key, {}).get("state") != "done"]
+        total = sum(not job.absent for job in planned)
         by_name = {job.name: job for job in left}
 
         def written() -> tuple[list[dict[str, Any]], Path]:
@@ -110,7 +119,12 @@ def evaluate(
         on_progress(Progress(total - len(left), total, _left_s(lines.values(), len(left)), None))
         threads = torch.get_num_threads()
         tasks = [
-            Task(job.name, score, (encoder.absolute(), job, folder.absolute(), threads, workers), _output(folder, job))
+            Task(
+                job.name,
+                score,
+                (encoders.located(encoder), wanted, job, folder.absolute(), threads, workers),
+                folder.absolute() / "output" / f"{job.name}.txt",
+            )
             for job in left
         ]
         interrupted = not run_all(tasks, 1, stopped, ended) if tasks else False
@@ -148,10 +162,6 @@ def append(path: Path, line: Line) -> None:
         file.write(json.dumps(line).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _output(folder: Path, job: Job) -> Path:
-    return folder.absolute() / "output" / f"{job.name}.txt"
 
 
 def _line(job: Job, ending: Ending) -> Line:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from terrasieve import adapt, assess, predict, pretrain
+from terrasieve import adapt, assess, opened, predict, pretrain
 from terrasieve.bench.memory import high_water_kb
 from terrasieve.data import catalog
 from terrasieve.evaluate import dense, sliding
@@ -21,18 +21,20 @@ from terrasieve.evaluate.fitted import Reading
 from terrasieve.evaluate.parts import Divided
 from terrasieve.evaluate.protocol import FINE_TUNED, Score, read_scores
 from terrasieve.methods import Adapter
+from terrasieve.opened import Wanted
 from terrasieve.recipe import AdaptRecipe
-from terrasieve.suite import data
+from terrasieve.suite import data, encoders
 from terrasieve.suite.jobs import Job
 from terrasieve.suite.settings import FROZEN, recipe_of
 from terrasieve.sweep.isolate import parent_is_gone
 
 
-def score(encoder: Path, job: Job, folder: Path, threads: int, workers: int) -> dict[str, Any]:
+def score(encoder: str, wanted: Wanted, job: Job, folder: Path, threads: int, workers: int) -> dict[str, Any]:
     """Score a job.
 
     Args:
-        encoder: folder of a run.
+        encoder: see ``suite.encoders``.
+        wanted: of an encoder that does not say it itself.
         job: what is to be done.
         folder: of the suite.
         threads: of torch.
@@ -50,9 +52,9 @@ def score(encoder: Path, job: Job, folder: Path, threads: int, workers: int) -> 
     spec = data.manifest_of(job.task, job.spec, folder / "data")
     run = folder / "runs" / job.name
     if job.protocols[0].kind in FROZEN:
-        scores, notes = _frozen(encoder, job, spec, workers)
+        scores, notes = _frozen(encoder, wanted, job, spec, workers)
     else:
-        scores, notes = _trained(encoder, job, spec, run, workers)
+        scores, notes = _trained(encoder, wanted, job, spec, run, workers)
     if torch.cuda.is_available():
         memory_mb = torch.cuda.max_memory_allocated() / 1e6
     else:
@@ -71,30 +73,34 @@ def _go_on(*_: int) -> None:
         raise KeyboardInterrupt
 
 
-def _frozen(encoder: Path, job: Job, spec: str, workers: int) -> tuple[list[Score], list[str]]:
+def _frozen(encoder: str, wanted: Wanted, job: Job, spec: str, workers: int) -> tuple[list[Score], list[str]]:
     """Score on frozen features, beside the untrained encoder and raw pixels."""
     task, first = job.task, job.protocols[0]
+    wanted = wanted if Path(encoder).is_dir() else wanted._replace(bands=task.bands or wanted.bands)
     neighbours = next((each for each in job.protocols if each.kind == "knn"), first)
     own = task.normalise == "task"
     reading = Reading(task.bands, own, keep=False, k=neighbours.k, temperature=neighbours.temperature)
     masks = task.masks or catalog.masks_of(spec)
     if masks is not None:
         scores = assess.evaluate_masks(
-            encoder, spec, masks, split=task.split, seed=job.seed, workers=workers, on_images=_go_on, reading=reading
-        )
+            encoder, spec, masks, wanted=wanted, split=task.split, seed=job.seed, workers=workers, on_images=_go_on,
+            reading=reading,
+        )  # fmt: skip
         return scores, list(scores[0].settings["notes"])
     scores, _ = assess.evaluate_run(
-        encoder, spec, split=task.split, protocols=[each.kind for each in job.protocols], pool=first.pool,
-        seed=job.seed, workers=workers, on_images=_go_on, reading=reading,
+        encoder, spec, wanted=wanted, split=task.split, protocols=[each.kind for each in job.protocols],
+        pool=first.pool, seed=job.seed, workers=workers, on_images=_go_on, reading=reading,
     )  # fmt: skip
     return scores, list(scores[0].settings["notes"])
 
 
-def _trained(encoder: Path, job: Job, spec: str, run: Path, workers: int) -> tuple[list[Score], list[str]]:
+def _trained(
+    encoder: str, wanted: Wanted, job: Job, spec: str, run: Path, workers: int
+) -> tuple[list[Score], list[str]]:
     """Train as the protocol says, or go on with what was interrupted, and score the best weights."""
     protocol = job.protocols[0]
     resume = (run / "recipe.yaml").is_file()
-    settings = pretrain.resumed(run, [], AdaptRecipe) if resume else _settings(encoder, job, spec, workers)
+    settings = pretrain.resumed(run, [], AdaptRecipe) if resume else _settings(encoder, wanted, job, spec, workers)
     task = adapt.divide(settings)
     if not resume:
         settings = _for_epochs(settings, job, len(task.rows["train"]))
@@ -110,17 +116,18 @@ def _trained(encoder: Path, job: Job, spec: str, run: Path, workers: int) -> tup
     return scores, list(task.notes)
 
 
-def _settings(encoder: Path, job: Job, spec: str, workers: int) -> AdaptRecipe:
+def _settings(encoder: str, wanted: Wanted, job: Job, spec: str, workers: int) -> AdaptRecipe:
     """Put encoder, task and seed into the protocol's recipe."""
-    trained, _ = assess.load_run(encoder)
     task = job.task
     truth: dict[str, Any] = {"data": spec, "split": task.split}
     truth |= {"masks": task.masks.model_dump()} if task.masks else {}
     truth |= {"boxes": task.boxes.model_dump()} if task.boxes else {}
-    backbone = trained.encoder.model_dump(include={"name", "patch_px", "depth"}) | {"weights": str(encoder)}
-    image: dict[str, Any] = {"bands": list(task.bands or trained.image.bands or ())}
-    if task.normalise == "encoder":
-        image |= {"mean": trained.image.mean, "std": trained.image.std}
+    backbone = encoders.trained_on(encoder, wanted.gsd_m).model_dump(exclude={"drop_path"})
+    bands = task.bands or opened.bands_of(encoder, wanted)
+    image: dict[str, Any] = {"bands": list(bands) if bands else None}
+    if task.normalise == "encoder" and opened.is_run(encoder):
+        own = opened.load_run(Path(encoder))[0].image
+        image |= {"mean": own.mean, "std": own.std}
     where = f"of protocol {job.protocols[0].name} for task {task.name}"
     return recipe_of(
         job.protocols[0], truth, task.overrides, where, encoder=backbone, image=image, seed=job.seed,

@@ -72,7 +72,8 @@ class Task(Section):
         metric: that the table shows; None = the first of the task's.
         split, masks, boxes: as of ``terrasieve evaluate`` and of a recipe of ``terrasieve adapt``.
         bands: of the task, one for each of the encoder's, in their order; None = those of the same names.
-        normalise: by the mean and standard deviation of the task's training images, or the encoder's.
+        normalise: by the mean and standard deviation of the task's training images, or the encoder's where it has
+            some.
         overrides: keys of the protocol's recipe: steps=200.
         seeds: of trained protocols; None = the suite's.
         published: figures of papers.

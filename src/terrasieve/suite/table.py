@@ -75,7 +75,7 @@ def _row(jobs: Sequence[Job], protocol: Protocol, lines: dict[str, Line]) -> Row
 
 
 def _state(jobs: Sequence[Job], lines: Sequence[Line]) -> str:
-    if not jobs[0].spec:
+    if jobs[0].absent:
         return "absent"
     return "failed" if any(line["state"] == "failed" for line in lines) else "waiting"
 
@@ -90,13 +90,12 @@ def _estimate(
         metric: which.
         encoder: of which; None = the one that is evaluated.
     """
-    others = (RANDOM_INIT, RAW_PIXELS)
-    chosen = [
-        score
-        for some in scores
-        for score in some
-        if score["metric"] == metric and (score["encoder"] == encoder if encoder else score["encoder"] not in others)
-    ]
+    given = [score for some in scores for score in some if score["metric"] == metric]
+    if encoder is None:  # an encoder that has only random weights stands in the place of the trained one
+        trained = [score for score in given if score["encoder"] not in (RANDOM_INIT, RAW_PIXELS)]
+        chosen = trained or [score for score in given if score["encoder"] == RANDOM_INIT]
+    else:
+        chosen = [score for score in given if score["encoder"] == encoder]
     if not chosen:
         return None
     values = [score["value"] for score in chosen]
