@@ -97,7 +97,7 @@ def evaluate(
         else:
             scores, found = assess.evaluate_run(
                 encoder, task, wanted=opened.Wanted(**wanted), split=split, protocols=protocol.split(","),
-                pool=pool, seed=seed, workers=workers, on_images=tick,
+                pool=pool, seed=seed, workers=workers, on_images=tick,  # type: ignore[arg-type]
             )  # fmt: skip
             notes = scores[0].settings["notes"] if scores else list(found.notes)
     out.print(rich_table(scores))

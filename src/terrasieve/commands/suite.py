@@ -26,7 +26,7 @@ def evaluate_suite(
     start_server()  # it imports torch and the rest while this process does
     from terrasieve.display import RunsBar, err, out
     from terrasieve.opened import Wanted
-    from terrasieve.report.suite_page import HEADER, cells
+    from terrasieve.report.suite_page import HEADER, MISSING, NUMBERS, SCORED, cells, columns, missing
     from terrasieve.suite.encoders import folder_of
     from terrasieve.suite.run import evaluate
 
@@ -34,12 +34,13 @@ def evaluate_suite(
     with RunsBar() as bar:
 
         def progress(at: Progress) -> None:
-            bar.move(at.done, at.total, at.left_s, "" if at.last is None else at.last["task"])
+            now = "" if at.now is None else f"{at.now.task.name}: {', '.join(each.name for each in at.now.protocols)}"
+            bar.move(at.done, at.total, at.left_s, now)
             bar.say("suite")
             if at.last is not None:
-                name = f"{at.last['task']}, {', '.join(at.last['protocols'])}, seed {at.last['seed']}"
+                name = f"{at.last['task']}: {', '.join(at.last['protocols'])}, seed {at.last['seed']}"
                 said = f"{at.last['seconds']:.0f} s" if at.last["state"] == "done" else at.last["message"]
-                out.print(f"{at.done:>4} of {at.total}  {name}: {said}", markup=False)
+                out.print(f"{at.done:>4} of {at.total}  {name}  {said}", markup=False)
 
         done = evaluate(
             encoder, suite, folder, wanted=Wanted(**wanted), data=data, again=again, workers=workers,
@@ -47,19 +48,18 @@ def evaluate_suite(
         )  # fmt: skip
     from rich.table import Table
 
+    scored = [row for row in done.rows if row["state"] in SCORED]
     table = Table(title=f"{encoder}, per cent, 95 % intervals")
-    shown = [place for place, name in enumerate(HEADER) if name not in ("published", "memory", "seeds")]
+    shown = [place for place in columns(scored) if HEADER[place] not in ("published", "memory", "seeds")]
     for place in shown:
-        table.add_column(HEADER[place], justify="left" if place < 3 else "right")
-    for row in done.rows:
-        if row["state"] in ("done", "partly"):
-            table.add_row(*(cells(row)[place] for place in shown))
-    if table.row_count:
+        table.add_column(HEADER[place], justify="right" if HEADER[place] in NUMBERS else "left")
+    for row in scored:
+        table.add_row(*(cells(row)[place] for place in shown))
+    if scored:
         out.print(table)
-    for state, said in (("failed", "failed"), ("absent", "not here")):
-        missing = {row["message"]: row for row in done.rows if row["state"] == state}
-        for message, row in missing.items():
-            out.print(f"{said}: {row['task']}: {message}", markup=False)
+    for state in ("failed", "absent"):
+        for name, why in missing(done.rows, state):
+            out.print(f"{MISSING[state].lower()}: {name}: {why}", markup=False)
     if done.interrupted:
         waiting = sum(row["state"] == "waiting" for row in done.rows)
         err.print(f"interrupted, {waiting} of {len(done.rows)} rows are left; the same command goes on", markup=False)

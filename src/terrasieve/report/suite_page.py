@@ -15,7 +15,11 @@ from terrasieve.report.render import write_page
 
 Row = dict[str, Any]
 HEADER = ("task", "protocol", "metric", "score", "untrained", "published", "seeds", "test", "time", "memory")
-SHORT = {"overall_accuracy": "OA", "macro_accuracy": "AA", "miou": "mIoU", "ap_macro": "AP macro", "f1_macro": "mF1"}
+NUMBERS = ("score", "untrained", "seeds", "test", "time", "memory")
+SHORT = {"overall_accuracy": "OA", "macro_accuracy": "AA", "miou": "mIoU", "f1_macro": "mF1"}
+SHORT |= {"ap_macro": "AP macro", "ap_micro": "AP micro", "ap50": "AP50", "jaccard_weighted": "Jaccard weighted"}
+SCORED = ("done", "partly")
+MISSING = {"failed": "Failed", "waiting": "Not done yet", "absent": "Left out"}
 
 
 def write_suite(folder: Path, content: dict[str, Any]) -> Path:
@@ -33,18 +37,18 @@ def write_suite(folder: Path, content: dict[str, Any]) -> Path:
         with written_aside(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     rows = content["rows"]
-    shown = [row for row in rows if row["state"] in ("done", "partly")]
+    shown = [row for row in rows if row["state"] in SCORED]
+    places = columns(shown)
     return write_page(
         "suite.html.j2",
         folder / "report.html",
         content=content,
         facts=_facts(rows, shown),
         drawn=[_drawn(row) for row in shown],
-        table=[cells(row) for row in shown],
-        header=HEADER,
-        absent=_missing(rows, "absent"),
-        failed=_missing(rows, "failed"),
-        waiting=_missing(rows, "waiting"),
+        header=[(HEADER[place], HEADER[place] in NUMBERS) for place in places],
+        table=[[(cells(row)[place], HEADER[place]) for place in places] for row in shown],
+        numbers=NUMBERS,
+        missing=[(title, missing(rows, state)) for state, title in MISSING.items()],
         environment=[(key.replace("_", " "), _words(value)) for key, value in content["environment"].items()],
     )
 
@@ -52,14 +56,19 @@ def write_suite(folder: Path, content: dict[str, Any]) -> Path:
 def markdown(content: dict[str, Any]) -> str:
     """Lay a suite out as Markdown: the table, the sources of the published figures, what is not here."""
     rows = content["rows"]
-    shown = [row for row in rows if row["state"] in ("done", "partly")]
-    rule = ["---"] * 3 + ["---:"] * 2 + ["---"] + ["---:"] * 4
+    shown = [row for row in rows if row["state"] in SCORED]
+    places = columns(shown)
     lines = [f"# {content['suite']}: {content['encoder']}", "", _caption(content), ""]
-    lines += [_piped(cells) for cells in [HEADER, rule, *(cells(row) for row in shown)]] if shown else ["Nothing yet."]
-    for title, state in (("Not here", "absent"), ("Failed", "failed"), ("Not done yet", "waiting")):
-        missing = _missing(rows, state)
-        if missing:
-            lines += ["", f"## {title}", "", *(f"- {name}: {why}" if why else f"- {name}" for name, why in missing)]
+    if shown:
+        lines.append(_piped([HEADER[place] for place in places]))
+        lines.append(_piped(["---:" if HEADER[place] in NUMBERS else "---" for place in places]))
+        lines += [_piped([cells(row)[place] for place in places]) for row in shown]
+    else:
+        lines.append("Nothing yet.")
+    for state, title in MISSING.items():
+        listed = missing(rows, state)
+        if listed:
+            lines += ["", f"## {title}", "", *(f"- {name}: {why}" if why else f"- {name}" for name, why in listed)]
     lines += ["", "## Protocols", ""]
     for each in content["protocols"]:
         lines.append(
@@ -70,20 +79,18 @@ def markdown(content: dict[str, Any]) -> str:
 
 def latex(content: dict[str, Any]) -> str:
     """Lay the finished rows out as a LaTeX table (booktabs), the published figures in a column of their own."""
-    shown = [row for row in content["rows"] if row["state"] in ("done", "partly")]
-    columns = [name for name in HEADER if name not in ("time", "memory", "test")]
+    shown = [row for row in content["rows"] if row["state"] in SCORED]
+    places = [place for place in columns(shown) if HEADER[place] not in ("time", "memory", "test")]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}", "\\centering",
         f"\\caption{{{escaped(_caption(content))}}}",
-        f"\\begin{{tabular}}{{lll{'r' * 2}l{'r' * (len(columns) - 6)}}}",
+        f"\\begin{{tabular}}{{{''.join('r' if HEADER[place] in NUMBERS else 'l' for place in places)}}}",
         "\\toprule",
-        " & ".join(columns) + " \\\\",
+        " & ".join(HEADER[place] for place in places) + " \\\\",
         "\\midrule",
     ]  # fmt: skip
-    for row in shown:
-        found = dict(zip(HEADER, cells(row), strict=True))
-        lines.append(" & ".join(escaped(found[name]) for name in columns) + " \\\\")
+    lines += [" & ".join(escaped(cells(row)[place]) for place in places) + " \\\\" for row in shown]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
 
@@ -101,6 +108,21 @@ def _caption(content: dict[str, Any]) -> str:
         + f"Encoder {content['encoder']}. Per cent; brackets: 95 % bootstrap intervals over the test samples; ±: "
         "standard deviation between seeds. Published figures are those of the papers named, not ours."
     )
+
+
+def columns(shown: Sequence[Row]) -> list[int]:
+    """Return the places in ``HEADER`` of the columns that say something of any of these rows."""
+    told = [cells(row) for row in shown]
+    return [place for place in range(len(HEADER)) if any(row[place] for row in told)]
+
+
+def missing(rows: Sequence[Row], state: str) -> list[tuple[str, str]]:
+    """List rows in a state that is none of a score: task and protocols, and why; protocols of one reason together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["state"] == state:
+            found.setdefault((row["task"], row["message"]), []).append(row["protocol"])
+    return [(f"{task}: {', '.join(protocols)}", why) for (task, why), protocols in found.items()]
 
 
 def cells(row: Row) -> list[str]:
@@ -162,17 +184,13 @@ def _facts(rows: Sequence[Row], shown: Sequence[Row]) -> list[tuple[str, str, st
     """Return the headline: (name, value, note)."""
     seconds = sum(row["seconds"] or 0.0 for row in rows)
     memory = max((row["memory_mb"] for row in shown), default=0.0)
-    missing = {row["task"] for row in rows if row["state"] == "absent"}
+    left_out = sum(row["state"] == "absent" for row in rows)
     return [
         ("Rows", f"{len(shown)} of {len(rows)}", "tasks x protocols scored"),
-        ("Data sets not here", str(len(missing)), "listed below"),
+        ("Left out", f"{left_out} of {len(rows)}", "no images here, or not for this encoder"),
         ("Time", _duration(seconds), "of all jobs together"),
         ("Memory", f"{memory:,.0f} MB", "peak of the largest job"),
     ]
-
-
-def _missing(rows: Sequence[Row], state: str) -> list[tuple[str, str]]:
-    return [(f"{row['task']}, {row['protocol']}", row["message"]) for row in rows if row["state"] == state]
 
 
 def _duration(seconds: float | None) -> str:

@@ -45,12 +45,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a suite is: jobs done of how many, seconds left (None when not known), the line that came last."""
+    """How far a suite is: jobs done of how many, seconds left (None = not known), the last line, the job that runs."""
 
     done: int
     total: int
     left_s: float | None
     last: Line | None
+    now: Job | None
 
 
 def evaluate(
@@ -112,11 +113,13 @@ def evaluate(
                 lines[job.key] = _line(job, ending)
                 append(record, lines[job.key])
             written()
-            on_progress(
-                Progress(total - len(by_name), total, _left_s(lines.values(), len(by_name)), lines.get(job.key))
-            )
+            told(lines.get(job.key))
 
-        on_progress(Progress(total - len(left), total, _left_s(lines.values(), len(left)), None))
+        def told(last: Line | None) -> None:
+            now = next(iter(by_name.values()), None)  # one at a time, in their order
+            on_progress(Progress(total - len(by_name), total, _left_s(lines.values(), len(by_name)), last, now))
+
+        told(None)
         threads = torch.get_num_threads()
         tasks = [
             Task(

@@ -173,7 +173,7 @@ def find(name: str, kind: str, near: Path | None = None) -> Path:
     Raises:
         UserError: there is none.
     """
-    for path in (*((near / name,) if near else ()), Path(name)):
+    for path in ([near / name] if near else []) + [Path(name)]:
         if path.is_file():
             return path
     own = {path.stem: path for path in sorted((recipes() / kind).glob("*.yaml"))}
