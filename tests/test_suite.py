@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from terrasieve import manifest, recipe
+from terrasieve.assess import export_run
 from terrasieve.batch import Batch
 from terrasieve.curate.scan import scan
 from terrasieve.data import images as imagery
@@ -23,10 +24,11 @@ from terrasieve.data.masks import MaskSettings, find_masks
 from terrasieve.errors import UserError
 from terrasieve.evaluate import dense, sliding
 from terrasieve.evaluate.fitted import Reading, fitted
+from terrasieve.opened import Wanted
 from terrasieve.pretrain import pretrain
 from terrasieve.recipe import AdaptRecipe
-from terrasieve.report.suite_page import escaped, latex, markdown
-from terrasieve.suite import jobs, run, settings
+from terrasieve.report.suite_page import HEADER, columns, escaped, latex, markdown, missing
+from terrasieve.suite import encoders, jobs, run, settings
 from terrasieve.suite.table import content_of
 from terrasieve.train.distributed import World
 from terrasieve.train.state import build
@@ -135,6 +137,12 @@ def test_a_suite_goes_on_where_it_was_interrupted(data: Path, encoder: Path, tmp
     assert [json.loads(line)["key"] for line in record.read_text().splitlines()] == [
         json.loads(lines[place])["key"] for place in (0, 2, 1)
     ]
+    trained = next((folder / "runs").iterdir())
+    (trained / "of_before").touch()
+    anew = run.evaluate(str(encoder), str(file), folder, data=data, workers=0, again=True)
+    assert [row["state"] for row in anew.rows] == [row["state"] for row in done.rows]
+    assert trained.is_dir() and not (trained / "of_before").exists()
+    assert len(record.read_text().splitlines()) == 3
     strip = [{key: row[key] for key in ("task", "score", "state")} for row in done.rows]
     assert [{key: row[key] for key in ("task", "score", "state")} for row in again.rows] == strip
 
@@ -189,6 +197,10 @@ def test_a_key_changes_with_what_the_result_depends_on_and_with_nothing_else(dat
         return [job.key for job in jobs.plan(suite, protocols, encoder, data)]
 
     assert len(keys()) == 1 and keys() == keys(published=[PUBLISHED], metric="macro_accuracy")
+    assert keys() == keys(overrides=["steps=2"]), "of trainings"
+    assert keys(protocols=["finetune_classification"]) != keys(
+        protocols=["finetune_classification"], overrides=["steps=2"]
+    )
     others = [keys("f"), keys(split="random:0.5"), keys(normalise="encoder"), keys(protocols=["knn"])]
     assert len({tuple(each) for each in [keys(), *others]}) == 5
 
@@ -306,3 +318,39 @@ def test_a_frozen_encoder_stays_and_its_head_learns(encoder: Path) -> None:
 
 def test_latex_sees_no_markup() -> None:
     assert escaped("50 % of a_b & c\\d ±1") == "50 \\% of a\\_b \\& c\\textbackslash{}d $\\pm$1"
+
+
+def test_encoders_are_told_apart_and_only_plain_vits_are_trained_on(encoder: Path, tmp_path: Path) -> None:
+    assert encoders.trained_on(str(encoder)).model_dump(exclude_none=True) == {
+        "name": "vit_tiny_patch16_224", "patch_px": 8, "depth": 2, "weights": str(encoder), "drop_path": 0.0,
+    }  # fmt: skip
+    export_run(encoder, tmp_path / "export")
+    assert encoders.trained_on(str(tmp_path / "export")).patch_px == 8
+    assert encoders.trained_on("timm:vit_tiny_patch16_224@random").weights is None
+    assert encoders.untrainable("timm:vit_tiny_patch16_224") == ""
+    for spec in ("timm:resnet18", "torchvision:resnet18"):
+        assert "only plain ViTs are trained on" in encoders.untrainable(spec)
+        assert encoders.identity(spec) == spec != encoders.identity(spec, Wanted(size_px=64))
+    told = {encoders.identity(str(path)) for path in (encoder, encoder / "weights.safetensors")}
+    assert len(told) == 1, "the weights are what it is"
+    with pytest.raises(UserError, match="is not a run folder"):
+        encoders.identity(str(tmp_path / "none"))
+    assert encoders.folder_of(str(encoder), "real") == encoder / "suites" / "real"
+    assert encoders.folder_of("timm:resnet18", "a/b.yaml") == Path("suites/b/timm-resnet18")
+    assert encoders.located("timm:resnet18") == "timm:resnet18"
+
+
+def test_what_an_encoder_cannot_do_is_left_out_with_the_reason(data: Path, tmp_path: Path) -> None:
+    """A random ResNet of timm: scored in the place of a trained encoder; it is not fine-tuned."""
+    task = {"name": "pictures", "data": "folder:pictures", "protocols": ["knn", "finetune_classification"]}
+    suite, protocols, _ = settings.load(str(suite_file(tmp_path, [task])))
+    planned = jobs.plan(suite, protocols, "e", data, encoders.untrainable("timm:resnet18@random"))
+    assert [bool(job.absent) for job in planned] == [False, True]
+    lines = {planned[0].key: line(planned[0], {("random init", "knn"): 0.4, ("raw pixels", "knn"): 0.3})}
+    knn, tuned = content_of(planned, protocols, lines, {})["rows"]
+    assert knn["score"]["value"] == 0.4 and knn["state"] == "done"
+    assert tuned["state"] == "absent" and "resnet18" in tuned["message"]
+    assert missing([knn, tuned], "absent") == [("pictures: finetune_classification", tuned["message"])]
+    assert [HEADER[place] for place in columns([knn])] == [
+        "task", "protocol", "metric", "score", "untrained", "seeds", "test", "time", "memory"
+    ]  # fmt: skip

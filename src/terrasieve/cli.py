@@ -107,7 +107,9 @@ def earth(
 def index(
     paths: Annotated[list[Path], typer.Argument(help="Folders, files, or CSV files that name images.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Manifest to write (GeoParquet).")],
-    csv: Annotated[Path | None, typer.Option(help="CSV with coordinates, labels or splits to join.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="CSV with coordinates, labels or splits of files or folders.")
+    ] = None,
     labels: Annotated[str, typer.Option(help="auto, folder or none: whether folders name classes.")] = "auto",
     pattern: Annotated[str | None, typer.Option(help="Glob that file names have to match.")] = None,
     verify: Annotated[str, typer.Option(help="header, ends (finds cut files) or decode (every pixel).")] = "ends",

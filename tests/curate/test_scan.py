@@ -255,6 +255,19 @@ def test_csv_names_files_and_says_what_is_known(tmp_path):
     assert any("1 of its rows name files that were not found" in note for note in joined.summary.notes)
 
 
+def test_a_row_of_a_csv_may_name_a_folder(tmp_path: Path) -> None:
+    for name in ("s1/a.jpg", "s1/deep/b.jpg", "s10/a.jpg", "s2/a.jpg"):
+        save(tmp_path / name)
+    (tmp_path / "t.csv").write_text("sample,split,labels\ns1,train,a;b\ns10,test,c\ns3,val,c\n")
+    result = scan(tmp_path, csv=tmp_path / "t.csv", labels="none")
+    found = {Path(row["uri"]).relative_to(tmp_path).as_posix(): row for row in result.table.to_pylist()}
+    assert {name: (row["split"], row["labels"]) for name, row in found.items()} == {
+        "s1/a.jpg": ("train", ["a", "b"]), "s1/deep/b.jpg": ("train", ["a", "b"]),
+        "s10/a.jpg": ("test", ["c"]), "s2/a.jpg": (None, None),
+    }  # fmt: skip
+    assert any("1 of its rows name files that were not found" in note for note in result.summary.notes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -57,48 +57,55 @@ def evaluate(
 
     if (task is None) == (suite is None):
         raise UserError("Give one of --task (one task) and --suite (many, as papers).")
+    if pool not in ("mean", "cls"):
+        raise UserError(f"--pool: {pool!r} is not one of mean, cls.")
     wanted: dict[str, Any] = {"bands": tuple(bands.split(",")) if bands else None, "size_px": size_px, "gsd_m": gsd_m}
-    if task is None:
+    if suite is not None:
         from terrasieve.commands.suite import evaluate_suite
 
-        evaluate_suite(encoder, str(suite), output, data, again, workers, wanted)
-        return
+        evaluate_suite(encoder, suite, output, data, again, workers, wanted)
+    else:
+        options = {"split": split, "seed": seed, "workers": workers}
+        _evaluate_task(encoder, str(task), protocol.split(","), masks, pool, wanted, output, options)
+
+
+def _evaluate_task(
+    encoder: str,
+    task: str,
+    protocols: list[str],
+    masks: Path | None,
+    pool: Any,
+    wanted: dict[str, Any],
+    output: Path | None,
+    options: dict[str, Any],
+) -> None:
+    """Score one task and print its table, notes and where the report is."""
     from terrasieve import assess, opened
+    from terrasieve.data import catalog
+    from terrasieve.data.masks import masks_of
     from terrasieve.display import counting, out
+    from terrasieve.errors import UserError
     from terrasieve.evaluate import geography
     from terrasieve.evaluate.protocol import rich_table, write_scores
     from terrasieve.report import write_report
-
-    if pool not in ("mean", "cls"):
-        raise UserError(f"--pool: {pool!r} is not one of mean, cls.")
-    from terrasieve.data import catalog
-    from terrasieve.data.masks import masks_of
 
     settings = masks_of(masks) if masks is not None else catalog.masks_of(task)
     with counting("features", "images") as tick:
         if settings is not None:
             from terrasieve.evaluate import patches
 
-            if "knn" not in protocol.split(","):
+            if "knn" not in protocols:
                 raise UserError(
-                    f"--protocol {protocol}: images with masks are scored by knn; adapt trains a segmenter."
+                    f"--protocol {','.join(protocols)}: images with masks are scored by knn; adapt trains a segmenter."
                 )
             scores = assess.evaluate_masks(
-                encoder,
-                task,
-                settings,
-                wanted=opened.Wanted(**wanted),
-                split=split,
-                seed=seed,
-                workers=workers,
-                on_images=tick,
+                encoder, task, settings, wanted=opened.Wanted(**wanted), on_images=tick, **options
             )
             notes = [*scores[0].settings["notes"], patches.said(scores[0].settings)]
         else:
             scores, found = assess.evaluate_run(
-                encoder, task, wanted=opened.Wanted(**wanted), split=split, protocols=protocol.split(","),
-                pool=pool, seed=seed, workers=workers, on_images=tick,  # type: ignore[arg-type]
-            )  # fmt: skip
+                encoder, task, wanted=opened.Wanted(**wanted), protocols=protocols, pool=pool, on_images=tick, **options
+            )
             notes = scores[0].settings["notes"] if scores else list(found.notes)
     out.print(rich_table(scores))
     is_run = opened.is_run(encoder)

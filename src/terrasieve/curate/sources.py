@@ -7,6 +7,7 @@ known before the file is opened (label, split, place, time). Entries come sorted
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -118,15 +119,24 @@ def unlistable(error: OSError) -> str:
 
 
 def _join(entries: dict[str, Entry], csv: Path, roots: list[Path], notes: list[str]) -> None:
-    """Add a CSV's columns to the files found; its paths may start at the CSV's folder or at a scanned one."""
-    lost = 0
+    """Add a CSV's columns to the files found; its paths may start at the CSV's folder or at a scanned one.
+
+    A row that names a folder says the same of every file in it.
+    """
+    lost, files = 0, sorted(entries)
+
+    def named(place: str) -> list[str]:
+        if place in entries:
+            return [place]
+        after = chr(ord(os.sep) + 1)
+        return files[bisect_left(files, place + os.sep) : bisect_left(files, place + after)]
+
     for row in read_csv(csv, notes):
         inside = os.path.relpath(row["uri"], absolute(csv.parent))
         places = [row["uri"], *(absolute(root / inside) for root in roots)]
-        uri = next((place for place in places if place in entries), None)
-        if uri is None:
-            lost += 1
-        else:
+        found = next(filter(None, map(named, places)), [])
+        lost += not found
+        for uri in found:
             entries[uri].update({**row, "uri": uri})
     if lost:
         notes.append(f"{csv}: {lost} of its rows name files that were not found.")

@@ -17,7 +17,7 @@ from terrasieve.imagery.headers import is_remote, parse_time
 from terrasieve.remote import is_url
 
 COLUMNS = {
-    "uri": ("path", "uri", "file", "filename", "image"),  # relative ones start at the CSV's folder
+    "uri": ("path", "uri", "file", "filename", "image", "sample"),  # relative ones start at the CSV's folder
     "lon": ("lon", "longitude", "x_lon"),
     "lat": ("lat", "latitude", "y_lat"),
     "left": ("left",),  # with bottom, right, top and epsg: the footprint of a file that has none of its own

@@ -13,7 +13,7 @@ from terrasieve.errors import UserError
 from terrasieve.nn import fitting, weights
 from terrasieve.nn.backbones import patch_px_of
 from terrasieve.nn.encoder_settings import EncoderSettings, is_vit
-from terrasieve.opened import Wanted
+from terrasieve.opened import Wanted, bands_of
 
 PATCHES = "patch_embed.proj.weight"
 
@@ -36,20 +36,25 @@ def identity(spec: str, wanted: Wanted = Wanted()) -> str:
     """Tell an encoder from others: by the hash of its weights, or by its name where there is no file of them.
 
     Raises:
-        UserError: there is no such encoder.
+        UserError: there is no such encoder, or it says itself what is wanted of it.
     """
+    bands_of(spec, wanted)
     name, _, path = spec.partition("@") if spec.startswith("timm:") else ("", "", spec)
     said = "".join(f"|{key}={value}" for key, value in wanted._asdict().items() if value is not None)
     for file in (Path(path, "weights.safetensors"), Path(path, "model.safetensors"), Path(path)):
         if path and file.is_file():
             with file.open("rb") as stream:
                 return f"{name}{hashlib.file_digest(stream, 'blake2b').hexdigest()}{said}"
-    if not spec.startswith(("timm:", "torchvision:")):
-        raise UserError(
-            f"There is no encoder {spec} with weights: give the folder of a run or an export, a file of weights, "
-            "timm:NAME or torchvision:NAME."
-        )
     return spec + said
+
+
+def untrainable(spec: str) -> str:
+    """Return why an encoder cannot be trained on; "" = it can."""
+    try:
+        trained_on(spec)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def trained_on(spec: str, gsd_m: float | None = None) -> EncoderSettings:

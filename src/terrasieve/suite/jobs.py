@@ -86,6 +86,7 @@ def _groups(suite: Suite, task: Task, protocols: dict[str, Protocol]) -> list[tu
 def _key(encoder: str, spec: str, task: Task, group: list[Protocol], seed: int) -> str:
     """Hash everything that a result depends on."""
     about: dict[str, Any] = {"encoder": encoder, "spec": spec, "seed": seed}
-    about["task"] = task.model_dump(mode="json", exclude={"published", "metric", "protocols", "seeds"})
+    without = {"published", "metric", "protocols", "seeds"} | ({"overrides"} if group[0].kind in FROZEN else set())
+    about["task"] = task.model_dump(mode="json", exclude=without)
     about["protocols"] = [each.model_dump(mode="json", exclude={"source", "differs"}) for each in group]
     return hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from terrasieve import opened
 from terrasieve.errors import UserError
 from terrasieve.opened import Wanted
 from terrasieve.report.suite_page import write_suite
@@ -86,19 +86,14 @@ def evaluate(
     import torch
 
     suite, protocols, file = suites.load(name)
-    known, untrainable = encoders.identity(encoder, wanted), ""
-    opened.bands_of(encoder, wanted)
-    try:
-        encoders.trained_on(encoder)
-    except UserError as error:
-        untrainable = str(error)
-    planned = planning.plan(suite, protocols, known, top(data), untrainable)
+    identity = encoders.identity(encoder, wanted)
+    planned = planning.plan(suite, protocols, identity, top(data), encoders.untrainable(encoder))
     about = {"suite": suite.name, "about": suite.about, "file": file.name, "encoder": encoder}
     with held(folder, "--output"), interruptible() as stopped:
         record = folder / RECORD
         lines = {} if again else read(record)
         if again:
-            record.unlink(missing_ok=True)
+            _forget(record, planned)
         left = [job for job in planned if not job.absent and lines.get(job.key, {}).get("state") != "done"]
         total = sum(not job.absent for job in planned)
         by_name = {job.name: job for job in left}
@@ -108,12 +103,13 @@ def evaluate(
             return content["rows"], write_suite(folder, content)
 
         def ended(task: Task, ending: Ending) -> None:
+            if ending.state == "interrupted":
+                return
             job = by_name.pop(task.name)
-            if ending.state != "interrupted":
-                lines[job.key] = _line(job, ending)
-                append(record, lines[job.key])
+            lines[job.key] = _line(job, ending)
+            append(record, lines[job.key])
             written()
-            told(lines.get(job.key))
+            told(lines[job.key])
 
         def told(last: Line | None) -> None:
             now = next(iter(by_name.values()), None)  # one at a time, in their order
@@ -165,6 +161,13 @@ def append(path: Path, line: Line) -> None:
         file.write(json.dumps(line).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _forget(record: Path, jobs: Iterable[Job]) -> None:
+    """Remove what was scored and trained before."""
+    record.unlink(missing_ok=True)
+    for job in jobs:
+        shutil.rmtree(record.parent / "runs" / job.name, ignore_errors=True)
 
 
 def _line(job: Job, ending: Ending) -> Line:
