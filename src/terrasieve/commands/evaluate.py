@@ -57,6 +57,8 @@ def evaluate(
 
     if (task is None) == (suite is None):
         raise UserError("Give one of --task (one task) and --suite (many, as papers).")
+    if suite is not None and (split or masks):
+        raise UserError("--split and --masks are of one task; a suite's file says both of each of its tasks.")
     if pool not in ("mean", "cls"):
         raise UserError(f"--pool: {pool!r} is not one of mean, cls.")
     wanted: dict[str, Any] = {"bands": tuple(bands.split(",")) if bands else None, "size_px": size_px, "gsd_m": gsd_m}
