@@ -74,8 +74,9 @@ def evaluate(
                 seed=seed, workers=workers, on_images=tick,
             )  # fmt: skip
             notes = scores[0].settings["notes"] if scores else list(found.notes)
-    out.print(rich_table(scores))
     is_run = opened.is_run(encoder)
+    kept = "scores.json and the report" if is_run else str(output or "the file of -o")
+    out.print(rich_table(scores, kept))
     if is_run and settings is None and (correlations := geography.read(Path(encoder) / assess.GEOGRAPHY)):
         out.print(geography.rich_table(correlations))
     for note in notes:
