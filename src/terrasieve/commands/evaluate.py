@@ -75,7 +75,7 @@ def evaluate(
             )  # fmt: skip
             notes = scores[0].settings["notes"] if scores else list(found.notes)
     is_run = opened.is_run(encoder)
-    kept = "scores.json and the report" if is_run else str(output or "the file of -o")
+    kept = "scores.json and the report" if is_run else str(output or "the JSON file (-o FILE)")
     out.print(rich_table(scores, kept))
     if is_run and settings is None and (correlations := geography.read(Path(encoder) / assess.GEOGRAPHY)):
         out.print(geography.rich_table(correlations))
