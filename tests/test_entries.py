@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from terrasieve import keyed
+from terrasieve.entries import FORMATS
 from terrasieve.errors import UserError
 from terrasieve.export import export
 from terrasieve.nn.convolution import encoder_of
@@ -50,27 +53,44 @@ def test_graphs_take_any_number_of_images(kind: str, tmp_path: Path) -> None:
             torch.testing.assert_close(graph(images(count)), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["torchgeo", "torchvision"])
-def test_an_entry_is_imported_and_builds_the_backbone(name: str, tmp_path: Path) -> None:
-    encoder = write(tmp_path / "out", "resnet", (name,))
+def test_the_card_s_code_of_every_format_runs_verbatim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    write(tmp_path / "out", "vit", FORMATS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "out")
+    blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.DOTALL)
+    assert len(blocks) == len(FORMATS)
+    scope: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, scope)
+        found = torch.as_tensor(scope.pop("features")).detach()
+        expected = scope.setdefault("expected", found)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_entries_are_imported_and_build_the_backbone(tmp_path: Path) -> None:
+    encoder = write(tmp_path / "out", "resnet", ("torchgeo", "torchvision"))
     pixels = images(2) * 50 + 100
     with torch.no_grad():
         expected = encoder.features((pixels - 100) / 50)
     torch.save({"pixels": pixels, "expected": expected}, tmp_path / "case.pt")
     code = (
-        f"import torch; from {name}_weights import Backbone_Weights, backbone\n"
-        "w = Backbone_Weights.PRETRAINED; case = torch.load('../case.pt')\n"
-        "with torch.no_grad(): found = backbone(w).eval()(w.transforms()(case['pixels']))\n"
-        "torch.testing.assert_close(found, case['expected'], atol=1e-5, rtol=1e-5)\n"
-        "assert w.get_state_dict(check_hash=True).keys() == backbone().state_dict().keys()\n"
-        "assert backbone(w, num_classes=3)(case['pixels']).shape == (2, 3)\n"
-        "print(w.meta['bands'], w.meta['in_chans'], w.meta['model'])\n"
+        "import torch, torchgeo_weights, torchvision_weights\n"
+        "case = torch.load('../case.pt')\n"
+        "for entry in (torchgeo_weights, torchvision_weights):\n"
+        "    w, backbone = entry.Backbone_Weights.PRETRAINED, entry.backbone\n"
+        "    with torch.no_grad(): found = backbone(w).eval()(w.transforms()(case['pixels']))\n"
+        "    torch.testing.assert_close(found, case['expected'], atol=1e-5, rtol=1e-5)\n"
+        "    assert w.get_state_dict(check_hash=True).keys() == backbone().state_dict().keys()\n"
+        "    assert backbone(w, num_classes=3)(case['pixels']).shape == (2, 3)\n"
+        "    print(w.meta['bands'], w.meta['in_chans'], w.meta['model'])\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True, env=environment, check=False
     )
-    assert done.stdout.strip() == f"{BANDS} 4 resnet18", done.stderr
+    said = [line for line in done.stdout.splitlines() if not line.startswith("Downloading")]  # torch.hub's copying
+    assert said == 2 * [f"{BANDS} 4 resnet18"], done.stderr
 
 
 def test_unknown_formats_leave_nothing(tmp_path: Path) -> None:

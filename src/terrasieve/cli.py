@@ -142,11 +142,14 @@ def export(
     ] = "timm",
 ) -> None:
     """Write a run's encoder as a folder that timm loads, with a model card, and in other formats, each checked."""
-    from terrasieve import assess
+    from terrasieve import assess, entries
     from terrasieve.display import out
 
-    assess.export_run(run, output, overwrite=overwrite, formats=tuple(format.split(",")))
+    formats = tuple(name.strip() for name in format.split(","))
+    assess.export_run(run, output, overwrite=overwrite, formats=formats)
     out.print(f"{output}: load with timm.create_model('local-dir:{output}', pretrained=True)", markup=False)
+    for name in entries.further(formats):
+        out.print(f"{output / entries.FILES[name]}: {name}; {output / 'README.md'} says how to load it", markup=False)
 
 
 @app.command(epilog="Example: terrasieve report runs/my_run")

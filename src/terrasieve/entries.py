@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from torch import Tensor, nn
 
 from terrasieve.errors import UserError
 
-FORMATS = ("timm", "torchgeo", "torchvision", "onnx", "torch_export")
+FILES = {  # of each format beside timm's
+    "torchgeo": "torchgeo_weights.py",
+    "torchvision": "torchvision_weights.py",
+    "onnx": "model.onnx",
+    "torch_export": "model.pt2",
+}
+FORMATS = ("timm", *FILES)
 ATOL = 1e-5
 
 
@@ -27,21 +34,20 @@ def add(folder: Path, formats: tuple[str, ...]) -> None:
 
     Args:
         folder: with ``config.json`` and ``model.safetensors``.
-        formats: of ``FORMATS``; ``timm`` is there already.
+        formats: of ``FORMATS``, checked; ``timm`` is there already.
 
     Raises:
-        UserError: an unknown format, one whose library lacks, or one that gives other features.
+        UserError: a format that gives other features.
     """
-    check(formats)
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     channels, height, width = config["pretrained_cfg"]["input_size"]
     images = torch.linspace(-2, 2, 3 * channels * height * width).view(3, channels, height, width).sin()
     with torch.no_grad():
         expected = model(images)
-        for name in formats:
+        for name in further(formats):
             found = _WRITERS[name](folder, model, config, images)
-            if found is not None and not torch.allclose(found, expected, atol=ATOL, rtol=ATOL):
+            if not torch.allclose(found, expected, atol=ATOL, rtol=ATOL):
                 raise UserError(
                     f"export --format {name}: its features differ from the encoder's by up to "
                     f"{float((found - expected).abs().max()):.1e}, more than {ATOL}; nothing is written."
@@ -63,8 +69,16 @@ def check(formats: tuple[str, ...]) -> None:
             ) from error
 
 
-def _timm(folder: Path, model: nn.Module, config: dict[str, Any], images: Tensor) -> None:
-    return None
+def further(formats: tuple[str, ...]) -> list[str]:
+    """Return the formats beside timm's, each once."""
+    return [name for name in FILES if name in formats]
+
+
+def usage(formats: tuple[str, ...]) -> str:
+    """Say in Markdown how the files beside timm's are loaded; "" where there are none."""
+    names = further(formats)
+    parts = [f"\n{FILES[name]}:\n```python\n{_USAGE[name]}```\n" for name in names]
+    return "\n## Other formats\n" + "".join(parts) if names else ""
 
 
 def _entry(name: str) -> Any:
@@ -74,7 +88,7 @@ def _entry(name: str) -> Any:
         digest = hashlib.sha256((folder / "model.pth").read_bytes()).hexdigest()[:8]
         file = f"backbone-{digest}.pth"  # torch.hub checks the file by its name and caches it under that
         (folder / "model.pth").replace(folder / file)
-        path = folder / f"{name}_weights.py"
+        path = folder / FILES[name]
         path.write_text(_MODULE.format(**_words(name, config), file=file), encoding="utf-8")
         scope: dict[str, Any] = {"__file__": str(path), "__name__": f"{name}_weights"}
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
@@ -97,14 +111,9 @@ def _words(name: str, config: dict[str, Any]) -> dict[str, Any]:
         "ssl_method": about.get("method"),
         "license": config["pretrained_cfg"]["license"],
     }
-    use = {
-        "torchgeo": "TorchGeo's tasks take weights=Backbone_Weights.PRETRAINED, with model= the model of its meta.",
-        "torchvision": "torchvision.models.get_weight is for registered models only; take the members from here.",
-    }[name]
     options = {key: value for key, value in config["model_args"].items() if key != "num_classes"}
     return {
         "name": name,
-        "use": use,
         "meta": _literal({key: value for key, value in meta.items() if value is not None}),
         "options": _literal(options),
         "architecture": repr(config["architecture"]),
@@ -120,30 +129,51 @@ def _literal(values: dict[str, Any]) -> str:
 def _onnx(folder: Path, model: nn.Module, config: dict[str, Any], images: Tensor) -> Tensor:
     import onnxruntime
 
-    path = folder / "model.onnx"
+    path = folder / FILES["onnx"]
     batch = torch.export.Dim("batch", min=1)
-    torch.onnx.export(
-        model, (images[:2],), path, input_names=["images"], output_names=["features"], dynamo=True, verbose=False,
-        dynamic_shapes=({0: batch},), external_data=False, optimize=True,
-    )  # fmt: skip
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of torch about itself
+        torch.onnx.export(
+            model, (images[:2],), path, input_names=["images"], output_names=["features"], dynamo=True, verbose=False,
+            dynamic_shapes=({0: batch},), external_data=False, optimize=True,
+        )  # fmt: skip
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def _torch_export(folder: Path, model: nn.Module, config: dict[str, Any], images: Tensor) -> Tensor:
-    path = folder / "model.pt2"
+    path = folder / FILES["torch_export"]
     batch = torch.export.Dim("batch", min=1)
-    torch.export.save(torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},)), path)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of torch about itself
+        torch.export.save(torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},)), path)
     found: Tensor = torch.export.load(path).module()(images)
     return found
 
 
 _WRITERS: dict[str, Any] = {
-    "timm": _timm,
     "torchgeo": _entry("torchgeo"),
     "torchvision": _entry("torchvision"),
     "onnx": _onnx,
     "torch_export": _torch_export,
+}
+
+_ENTRY = """\
+from {name}_weights import Backbone_Weights, backbone  # this folder on the path
+
+weights = Backbone_Weights.PRETRAINED
+features = backbone(weights).eval()(weights.transforms()(images))
+"""
+_USAGE = {
+    "torchgeo": _ENTRY.format(name="torchgeo"),
+    "torchvision": _ENTRY.format(name="torchvision"),
+    "onnx": """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession(folder / "model.onnx")
+(features,) = session.run(None, {"images": ((images - mean) / std).numpy()})
+""",
+    "torch_export": """\
+features = torch.export.load(folder / "model.pt2").module()((images - mean) / std)
+""",
 }
 
 _MODULE = '''"""Weights of this folder as {name} knows them. Written by terrasieve; needs timm, torch and torchvision.
@@ -152,8 +182,6 @@ _MODULE = '''"""Weights of this folder as {name} knows them. Written by terrasie
     weights = Backbone_Weights.PRETRAINED
     model = backbone(weights).eval()
     features = model(weights.transforms()(images))  # digital numbers, bands in the order of weights.meta["bands"]
-
-{use}
 """
 
 from functools import partial
@@ -175,7 +203,8 @@ def _transforms():
 
 class Backbone_Weights(WeightsEnum):
     PRETRAINED = Weights(
-        url=(Path(__file__).resolve().parent / "{file}").as_uri(),  # put the file's address here when you publish it
+        # put the file's address here when you publish it
+        url=(Path(__file__).resolve().parent / "{file}").as_uri(),
         transforms=partial(_transforms),
         meta=_META,
     )

@@ -120,8 +120,9 @@ def _write(vit: nn.Module, out_dir: Path, config: dict[str, Any], card: Card, fo
         ) from error
     try:
         save_file(state, staged / "model.safetensors", metadata={"format": "pt"})
+        (staged / "model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
         (staged / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (staged / "README.md").write_text(_readme(out_dir.name, vit, config, card), encoding="utf-8")
+        (staged / "README.md").write_text(_readme(out_dir.name, vit, config, card, formats), encoding="utf-8")
         _check_loads(staged, config["architecture"], state)
         entries.add(staged, formats)
         staged.chmod(0o755)
@@ -199,7 +200,7 @@ def _publish(staged: Path, out_dir: Path) -> None:
     shutil.rmtree(old)
 
 
-def _readme(folder: str, vit: nn.Module, config: dict[str, Any], card: Card) -> str:
+def _readme(folder: str, vit: nn.Module, config: dict[str, Any], card: Card, formats: tuple[str, ...]) -> str:
     about = config["terrasieve"]
     licence = card.get("licence", "Apache-2.0")
     front = {
@@ -235,7 +236,8 @@ def _readme(folder: str, vit: nn.Module, config: dict[str, Any], card: Card) -> 
     recipe = f"\n## Recipe\n```yaml\n{card['recipe'].strip()}\n```\n" if card.get("recipe") else ""
     return (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n# {card.get('title', folder)}\n\n"
-        f"| | |\n| --- | --- |\n{cells}\n## Load\n```python\n{_EXAMPLE.format(folder=json.dumps(folder))}```\n\n"
+        f"| | |\n| --- | --- |\n{cells}\n## Load\n```python\n{_EXAMPLE.format(folder=json.dumps(folder))}```\n"
+        f"{entries.usage(formats)}\n"
         f"## Scores\n{told if scores else 'Not evaluated.' + chr(10)}\n## Limits\n"
         + "".join(f"- {limit}\n" for limit in limits)
         + recipe

@@ -68,11 +68,7 @@ def load_run(run: Path) -> tuple[Recipe | AdaptRecipe, Encoder | ConvEncoder]:
     Raises:
         UserError: if the folder holds no finished or stopped run.
     """
-    if not (run / "recipe.yaml").is_file():
-        raise UserError(
-            f"{run} is not a run folder: it holds no recipe.yaml. Runs are made by terrasieve pretrain and adapt."
-        )
-    settings = recipe.load(run / "recipe.yaml", (), recipe.kind_of(run / "recipe.yaml"))
+    settings = _recipe_of(run)
     if not (run / "weights.safetensors").is_file():
         raise UserError(
             f"{run} has no weights yet. Let the run end, or stop it with Ctrl-C; a killed one goes on with: "
@@ -81,6 +77,14 @@ def load_run(run: Path) -> tuple[Recipe | AdaptRecipe, Encoder | ConvEncoder]:
     encoder = untrained(settings)
     encoder.vit.load_state_dict(load_file(run / "weights.safetensors"))
     return settings, encoder
+
+
+def _recipe_of(run: Path) -> Recipe | AdaptRecipe:
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(
+            f"{run} is not a run folder: it holds no recipe.yaml. Runs are made by terrasieve pretrain and adapt."
+        )
+    return recipe.load(run / "recipe.yaml", (), recipe.kind_of(run / "recipe.yaml"))
 
 
 def untrained(settings: Recipe | AdaptRecipe) -> Encoder | ConvEncoder:
@@ -108,7 +112,7 @@ def bands_of(spec: str | Path, wanted: Wanted = Wanted()) -> tuple[str, ...] | N
         )
     if Path(spec).is_dir():
         about = _exported(Path(spec))
-        own = tuple(about["bands"]) if about else load_run(Path(spec))[0].image.bands
+        own = tuple(about["bands"]) if about else _recipe_of(Path(spec)).image.bands
         if wanted != Wanted():
             raise UserError(
                 f"{spec} says itself which bands, size and metres it was trained with; leave out --bands, --size-px "
@@ -139,15 +143,15 @@ def open_encoder(
         settings, encoder = load_run(Path(spec))
         return Opened(settings.image, encoder, untrained(settings))
     found = open_backbone(str(spec), images.bands, wanted.size_px, seed, wanted.gsd_m)
-    known = found.standard is not None and images.dtype == np.uint8 and set(images.bands) <= set(RGB)
-    if found.standard is not None and known:
+    if found.standard and images.dtype == np.uint8 and set(images.bands) <= set(RGB):
         mean, std = (tuple(255 * values[RGB.index(b)] for b in images.bands) for values in found.standard)
         told = "bands standardised as the weights were trained"
     else:
         mean, std = imagery.band_statistics(images.take(np.asarray(train)) if len(train) else images, seed)
         told = OWN if found.untrained is None else f"{OWN}, not as the weights were trained"
     image = ImageSettings(size_px=found.size_px, bands=images.bands, mean=mean, std=std)
-    return Opened(image, found.encoder, found.untrained, found.notes, told)
+    size = f"{found.encoder.name}, images of {found.size_px[0]} x {found.size_px[1]} px"
+    return Opened(image, found.encoder, found.untrained, (size, *found.notes), told)
 
 
 def _exported(folder: Path) -> dict[str, Any] | None:

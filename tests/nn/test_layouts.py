@@ -102,13 +102,16 @@ WRAPPERS: dict[str, tuple[str, str | None, list[str]]] = {
     "MoCo v2": ("module.encoder_q.", "state_dict", ["module.encoder_k.conv1.weight", "module.queue", "module.queue_ptr"]),
     "MoCo v3": ("module.base_encoder.", "state_dict", ["module.momentum_encoder.cls_token", "module.predictor.0.weight"]),
     "DINO": ("backbone.", "teacher", ["head.mlp.0.weight", "head.last_layer.weight_g"]),
-    "TorchGeo MoCo or SimCLR task": ("backbone.", "state_dict", ["backbone_momentum.conv1.weight", "projection_head.0.weight"]),
-    "TorchGeo BYOL task": ("model.backbone.model.", "state_dict", ["model.target.model.conv1.weight", "model.predictor.mlp.0.weight", "model.backbone.projector.mlp.0.weight"]),
+    "TorchGeo MoCo or SimCLR task": ("backbone.", "state_dict", ["backbone_momentum.conv1.weight", "projection_head.layers.0.weight", "augmentation1.RandomBrightness_1.p"]),
+    "TorchGeo BYOL task": ("model.backbone.model.", "state_dict", ["model.target.model.conv1.weight", "model.predictor.mlp.0.weight", "model.backbone._projector.mlp.0.weight"]),
     "TorchGeo classification task": ("model.", "state_dict", ["criterion.weight"]),
+    "TorchGeo segmentation task": ("model.encoder.", "state_dict", ["model.decoder.blocks.0.conv1.0.weight", "model.segmentation_head.0.weight"]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "kind"), [*((name, "vit") for name in WRAPPERS), ("MoCo v2", "resnet")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "vit") for name in WRAPPERS), ("MoCo v2", "resnet"), ("TorchGeo BYOL task", "resnet")]
+)
 def test_what_stands_around_an_encoder_is_taken_off(name: str, kind: str, tmp_path: Path) -> None:
     """SSL4EO-S12's 13 bands; the head that MoCo puts in the classifier's place goes as well."""
     prefix, container, other = WRAPPERS[name]
@@ -239,11 +242,14 @@ def test_bands_patch_and_positions_are_fitted_where_they_differ(tmp_path: Path) 
         return Encoder(settings, len(bands), (64, 64), bands=bands)
 
     swapped = encoder(("blue", "green", "red"))
-    assert torch.equal(swapped.vit.patch_embed.proj.weight, conv.flip(1)) and "bands taken by name" in swapped.notes
+    assert torch.equal(swapped.vit.patch_embed.proj.weight, conv.flip(1)) and "bands mapped by name" in swapped.notes
     two = encoder(("green", "red"))
     assert torch.equal(two.vit.patch_embed.proj.weight, conv[:, [1, 0]]) and "blue" in two.notes[1]
     four = encoder(("blue", "green", "red", "nir"))
-    assert torch.allclose(four.vit.patch_embed.proj.weight, conv[:, [0, 1, 2, 0]] * 3 / 4) and "spread" in four.notes[1]
+    by_name = torch.cat([conv.flip(1), conv.mean(1, keepdim=True)], 1) * 3 / 4
+    assert torch.allclose(four.vit.patch_embed.proj.weight, by_name) and "nir, which the weights lack" in four.notes[1]
+    radar = encoder(("vv", "vh"))
+    assert torch.allclose(radar.vit.patch_embed.proj.weight, conv[:, :2] * 3 / 2) and "repeated" in radar.notes[1]
     fine = encoder(RGB, 8)
     assert torch.equal(fine.vit.patch_embed.proj.weight, resample_patch_embed(conv, [8, 8]))
     assert fine.positions.shape == (1, 65, WIDTH) and len(fine.notes) == 3
@@ -322,9 +328,12 @@ def test_libraries_models_by_name(tmp_path: Path) -> None:
     for spec, said in (
         ("timm:resnet81", "did you mean timm:resnet"),
         ("torchvision:resnet51@random", "did you mean torchvision:resnet50"),
+        ("torchvision:vit_b_16@random", r"cannot take images of 64 px: Wrong image height.*\(224 px then\)"),
     ):
         with pytest.raises(UserError, match=said):
-            open_backbone(spec, RGB)
+            open_backbone(spec, RGB, 64)
+    with pytest.raises(UserError, match="--gsd-m is for Scale-MAE"):
+        open_backbone("timm:resnet18@random", RGB, gsd_m=1.0)
 
 
 def test_a_resnet_begins_a_run_with_published_weights(tmp_path: Path) -> None:

@@ -109,8 +109,9 @@ def _evaluate_task(
                 encoder, task, wanted=opened.Wanted(**wanted), protocols=protocols, pool=pool, on_images=tick, **options
             )
             notes = scores[0].settings["notes"] if scores else list(found.notes)
-    out.print(rich_table(scores))
     is_run = opened.is_run(encoder)
+    kept = "scores.json and the report" if is_run else str(output or "the JSON file (-o FILE)")
+    out.print(rich_table(scores, kept))
     if is_run and settings is None and (correlations := geography.read(Path(encoder) / assess.GEOGRAPHY)):
         out.print(geography.rich_table(correlations))
     for note in notes:

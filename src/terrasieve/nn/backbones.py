@@ -1,7 +1,7 @@
 """Any backbone as an encoder of images: published checkpoints, timm's models and torchvision's, by one spelling.
 
 Above ``encoder``, ``convolution`` and ``group_channels``; ``opened`` puts images before it. ``timm:NAME`` and
-``torchvision:NAME`` are pretrained, ``timm:NAME@random`` is not, ``timm:NAME@PATH`` has the weights of a file, and a
+``torchvision:NAME`` are pretrained, with ``@random`` they are not, ``timm:NAME@PATH`` has the weights of a file, and a
 path alone is a checkpoint that ``layouts`` recognises.
 """
 
@@ -15,19 +15,19 @@ from typing import Any, NamedTuple, cast
 import timm
 import torch
 import torchvision
-from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
 from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.nn import fitting, weights
-from terrasieve.nn.convolution import ConvEncoder, first_conv
+from terrasieve.nn.convolution import ConvEncoder
 from terrasieve.nn.encoder import Encoder, initialise
 from terrasieve.nn.encoder_settings import EncoderSettings, Pool, is_vit
 from terrasieve.nn.group_channels import GroupEncoder
-from terrasieve.nn.layouts import Recognised
+from terrasieve.nn.layouts import RGB, Recognised
+from terrasieve.nn.packed import is_plain
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of [0, 1], red first
+Standard = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of pixels in [0, 1], red first
 
 
 class TorchvisionEncoder(nn.Module):
@@ -38,18 +38,15 @@ class TorchvisionEncoder(nn.Module):
         width: of the features.
     """
 
-    def __init__(self, name: str, model: nn.Module, channels: int) -> None:
-        """Take the classifier off and fit the first convolution to the bands."""
+    def __init__(self, name: str, model: nn.Module, bands: Sequence[str]) -> None:
+        """Take the classifier off and fit the first convolution, of RGB, to the bands."""
         super().__init__()
-        self.name, self.vit, self.notes = name, model, list[str]()
-        self.arguments: dict[str, Any] = {"in_chans": channels}
+        self.name, self.vit = name, model
         self.width = _behead(model, name)
-        first = first_conv(model)
-        conv = cast(nn.Conv2d, model.get_submodule(first))
-        if conv.in_channels != channels:
-            fitted = adapt_input_conv(channels, conv.weight.data, conv.in_channels)
-            conv.weight, conv.in_channels = nn.Parameter(fitted), channels
-            self.notes.append(f"filters of RGB spread over {channels} bands (timm's rule), whatever their wavelength")
+        conv = cast(nn.Conv2d, model.get_submodule(fitting.first_conv(model)))
+        fitted, told = fitting.fit_bands(conv.weight.data, RGB, bands, len(bands), f"torchvision:{name}")
+        conv.weight, conv.in_channels = nn.Parameter(fitted), len(bands)
+        self.notes = [told] if told else []
 
     def randomised(self, seed: int) -> None:
         """Draw weights by key, positions too, which torchvision draws at random."""
@@ -76,14 +73,14 @@ class Backbone(NamedTuple):
         encoder: with its weights.
         untrained: the same with random weights; None where ``encoder`` is that.
         size_px: height and width that it wants.
-        standard: mean and standard deviation of each band in [0, 1] that it was trained with; None = not known.
+        standard: of the pixels that it was trained with; None = not known.
         notes: what was recognised, left out and changed.
     """
 
     encoder: AnyEncoder
     untrained: AnyEncoder | None
     size_px: tuple[int, int]
-    standard: tuple[tuple[float, ...], tuple[float, ...]] | None
+    standard: Standard | None
     notes: tuple[str, ...]
 
 
@@ -105,8 +102,10 @@ def open_backbone(
     library, colon, rest = spec.partition(":")
     if colon and library in ("timm", "torchvision"):
         name, _, source = rest.partition("@")
-        opened = _of_timm if library == "timm" else _of_torchvision
-        return opened(name, source, bands, size_px, seed, gsd_m)
+        if library == "timm":
+            return _of_timm(name, source, bands, size_px, seed, gsd_m)
+        _refuse_metres(spec, gsd_m)
+        return _of_torchvision(name, source, bands, size_px, seed)
     path = Path(spec)
     if not path.is_file():
         raise UserError(
@@ -114,27 +113,33 @@ def open_backbone(
             "Examples: runs/my_run, mae_pretrain_vit_base.pth, timm:resnet50, timm:vit_small_patch16_224@random."
         )
     found = weights.published(path)
+    if found.kind == "vit":
+        return _vit(found, path, bands, size_px, seed, gsd_m)
+    _refuse_metres(spec, gsd_m)
     if found.kind == "groups":
         return _groups(found, path, bands, size_px, seed)
-    if found.kind == "vit":
-        return _vit(fitting.vit_name(found.state, path.name), found, str(path), bands, size_px, seed, gsd_m)
     if found.kind == "resnet":
-        name = fitting.resnet_name(found.state, path.name)
-        return _built(EncoderSettings(name=name, weights=str(path), gsd_m=gsd_m), bands, size_px or 224, seed, None)
+        settings = EncoderSettings(name=fitting.resnet_name(found.state, path.name), weights=str(path))
+        return _built(ConvEncoder, settings, bands, size_px or 224, seed)
     raise UserError(
         f"{path}: no layout is known with keys such as {', '.join(list(found.state)[:3])}. Name the timm model that it "
         f"is of: timm:NAME@{path}; docs/weights.md lists what is recognised."
     )
 
 
+def _refuse_metres(spec: str, gsd_m: float | None) -> None:
+    if gsd_m is not None:
+        raise UserError(f"{spec}: --gsd-m is for Scale-MAE's positions, which this encoder has not; leave it out.")
+
+
 def _vit(
-    name: str, found: Recognised, source: str, bands: Sequence[str], size_px: int | None, seed: int, gsd_m: float | None
+    found: Recognised, path: Path, bands: Sequence[str], size_px: int | None, seed: int, gsd_m: float | None
 ) -> Backbone:
     patch_px = found.state["patch_embed.proj.weight"].shape[-1]
     size = size_px or patch_px * (fitting.side(found.state) or 224 // patch_px)
-    count = fitting.depth(found.state)
-    settings = EncoderSettings(name=name, patch_px=patch_px, depth=count, weights=source, gsd_m=gsd_m)
-    return _built(settings, bands, size, seed, None)
+    name, depth = fitting.vit_name(found.state, path.name), fitting.depth(found.state)
+    settings = EncoderSettings(name=name, patch_px=patch_px, depth=depth, weights=str(path), gsd_m=gsd_m)
+    return _built(Encoder, settings, bands, size, seed)
 
 
 def _groups(found: Recognised, path: Path, bands: Sequence[str], size_px: int | None, seed: int) -> Backbone:
@@ -153,65 +158,72 @@ def _of_timm(
         raise UserError(f"timm:{name}: timm has no such model{f'; did you mean timm:{near[0]}' if near else ''}.")
     known = timm.get_pretrained_cfg(name)
     size = size_px or (known.input_size[-1] if known else 224)
-    patch_px = patch_px_of(name) if is_vit(name) else 0
     given = {"random": None, "": "imagenet"}.get(source, source)
-    settings = EncoderSettings(name=name, patch_px=patch_px, weights=given, gsd_m=gsd_m)
     standard = (tuple(known.mean), tuple(known.std)) if known and given == "imagenet" else None
-    return _built(settings, bands, size, seed, standard)
+    kind, patch_px = kind_of(name)
+    if given in (None, "imagenet") or kind is ConvEncoder:
+        _refuse_metres(f"timm:{name}", gsd_m)
+    settings = EncoderSettings(name=name, patch_px=patch_px, weights=given, gsd_m=gsd_m)
+    return _built(kind, settings, bands, size, seed)._replace(standard=standard)
 
 
-def patch_px_of(name: str) -> int:
-    """Return the side of the patches of one of timm's ViTs."""
+def kind_of(name: str) -> tuple[type[Encoder | ConvEncoder], int]:
+    """Tell whether timm's model is a plain ViT or goes as it is, and the side of its patches, 0 without."""
+    if not is_vit(name):
+        return ConvEncoder, 0
     with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-    return int(model.patch_embed.patch_size[0])
+        model: Any = timm.create_model(name, num_classes=0)
+    return Encoder if is_plain(model) else ConvEncoder, int(model.patch_embed.patch_size[0])
 
 
 def _built(
-    settings: EncoderSettings,
-    bands: Sequence[str],
-    size_px: int,
-    seed: int,
-    standard: tuple[tuple[float, ...], tuple[float, ...]] | None,
+    kind: type[Encoder | ConvEncoder], settings: EncoderSettings, bands: Sequence[str], size_px: int, seed: int
 ) -> Backbone:
-    """Build an encoder of ours, a plain ViT over patches where it is one, and the untrained one beside it."""
+    """Build an encoder of ours and the untrained one beside it."""
     size = (size_px, size_px)
-    plain = settings.model_copy(update={"weights": None})
-    kind: type[Encoder | ConvEncoder] = Encoder if is_vit(settings.name) else ConvEncoder
-    try:
-        encoder = kind(settings, len(bands), size, seed, bands).eval()
-    except UserError as error:
-        if "is not a plain ViT" not in str(error):
-            raise
-        kind = ConvEncoder
-        encoder = kind(settings, len(bands), size, seed, bands).eval()
+    plain = settings.model_copy(update={"weights": None, "gsd_m": None})
+    encoder = kind(settings, len(bands), size, seed, bands).eval()
     untrained = kind(plain, len(bands), size, seed).eval() if settings.weights else None
-    return Backbone(encoder, untrained, size, standard, tuple(encoder.notes))
+    return Backbone(encoder, untrained, size, None, tuple(encoder.notes))
 
 
-def _of_torchvision(
-    name: str, source: str, bands: Sequence[str], size_px: int | None, seed: int, _: float | None
-) -> Backbone:
+def _of_torchvision(name: str, source: str, bands: Sequence[str], size_px: int | None, seed: int) -> Backbone:
     if name not in torchvision.models.list_models(module=torchvision.models):
         near = difflib.get_close_matches(name, torchvision.models.list_models(module=torchvision.models), n=1)
         said = f"; did you mean torchvision:{near[0]}" if near else ""
         raise UserError(f"torchvision:{name}: torchvision has no such classifier{said}.")
     if source not in ("", "random"):
         raise UserError(f"torchvision:{name}@{source}: give the file alone, or timm:NAME@{source}.")
+    best: Any = torchvision.models.get_model_weights(name).DEFAULT
     try:
-        model = torchvision.models.get_model(name, weights=None if source else "DEFAULT")
+        model = torchvision.models.get_model(name, weights=None if source else best)
     except Exception as error:  # urllib's and the cache's
         raise UserError(
             f"torchvision:{name}: no pretrained weights: {error}. They are fetched once into TORCH_HOME; "
-            "copy them there, or take torchvision:NAME@random."
+            f"copy them there, or take torchvision:{name}@random."
         ) from error
-    size = size_px or 224
-    encoder = TorchvisionEncoder(name, model, len(bands)).eval()
-    untrained = TorchvisionEncoder(name, torchvision.models.get_model(name, weights=None), len(bands)).eval()
-    untrained.randomised(seed)
+    preset = best.transforms()
+    size = (size_px or preset.crop_size[0],) * 2
+    encoder = TorchvisionEncoder(name, model, bands).eval()
+    _try(encoder, len(bands), size, preset.crop_size[0])
     if source:
-        return Backbone(untrained, None, (size, size), None, tuple(encoder.notes))
-    return Backbone(encoder, untrained, (size, size), IMAGENET, tuple(encoder.notes))
+        encoder.randomised(seed)
+        return Backbone(encoder, None, size, None, ())
+    untrained = TorchvisionEncoder(name, torchvision.models.get_model(name, weights=None), bands).eval()
+    untrained.randomised(seed)
+    return Backbone(encoder, untrained, size, (tuple(preset.mean), tuple(preset.std)), tuple(encoder.notes))
+
+
+def _try(encoder: TorchvisionEncoder, channels: int, size_px: tuple[int, int], native_px: int) -> None:
+    """Encode one empty image, since torchvision's models tell only then what size they cannot take."""
+    try:
+        with torch.no_grad():
+            encoder.features(torch.zeros(1, channels, *size_px))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"torchvision:{encoder.name}: cannot take images of {size_px[0]} px: {error} Leave out --size-px "
+            f"({native_px} px then), or take timm's model, whose positions are resampled."
+        ) from error
 
 
 def _behead(model: nn.Module, name: str) -> int:

@@ -25,7 +25,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 # Where programs put a model's tensors, the better copy first: DINO's teacher, an average of weights, the model.
 CONTAINERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model")
 _HARMLESS: list[Any] = [
-    argparse.Namespace, pathlib.PosixPath, np.dtype, np._core.multiarray.scalar, np.dtypes.Float64DType,
+    argparse.Namespace, pathlib.PosixPath, np.dtype, np.float64(0).__reduce__()[0], np.dtypes.Float64DType,
     np.dtypes.Int64DType,
 ]  # fmt: skip
 

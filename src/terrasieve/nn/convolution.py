@@ -52,17 +52,14 @@ class ConvEncoder(nn.Module):
             UserError: if timm cannot build it, or the weights to begin with cannot be had or do not fit.
         """
         super().__init__()
-        self.name = settings.name
-        self.notes: list[str] = []
+        self.name, self.notes = settings.name, list[str]()
         self.arguments: dict[str, Any] = {"in_chans": channels, "global_pool": "avg"}
-        if is_vit(
-            settings.name
-        ):  # with registers or the like, or Encoder would take it; its norm stays before the mean
-            self.arguments |= {"fc_norm": False}
+        if is_vit(settings.name):  # with registers or the like, or Encoder would take it
+            self.arguments |= {"fc_norm": False}  # its norm stays before the mean
         if timm.get_pretrained_cfg_value(settings.name, "fixed_input_size"):
             self.arguments["img_size"] = list(size_px)
         if settings.weights == "imagenet":
-            self.vit = weights.pretrained(settings.name, self.arguments)
+            self.vit, self.notes = weights.pretrained(settings.name, self.arguments, bands or ())
         else:
             try:
                 self.vit = timm.create_model(settings.name, num_classes=0, **self.arguments)
@@ -120,7 +117,7 @@ def _load(model: nn.Module, settings: EncoderSettings, channels: int, bands: Seq
     """
     source = Path(str(settings.weights))
     if source.is_file():
-        return load_file(model, settings.name, source, channels, bands)
+        return _load_file(model, settings.name, source, channels, bands)
     found = weights.find(source)
     mine = model.state_dict()
     wrong = sorted(
@@ -138,21 +135,16 @@ def _load(model: nn.Module, settings: EncoderSettings, channels: int, bands: Seq
     return []
 
 
-def load_file(model: nn.Module, name: str, path: Path, channels: int, bands: Sequence[str]) -> list[str]:
+def _load_file(model: nn.Module, name: str, path: Path, channels: int, bands: Sequence[str]) -> list[str]:
     """Load a file of published weights into timm's backbone of that name; return what was done in words.
 
     Raises:
         UserError: if they are of another backbone, or of bands that cannot be fitted.
     """
     found = weights.published(path)
-    first = f"{first_conv(model)}.weight"
+    first = f"{fitting.first_conv(model)}.weight"
     state, told = dict(found.state), ""
     if first in state:
         state[first], told = fitting.fit_bands(state[first], found.bands, bands, channels, path.name)
     fitting.load_all(model, found, state, path.name, f"They do not fit {name}: set encoder.name to what they are of.")
     return [f"{path.name}: {found.layout} layout; {found.dropped}", *([told] if told else [])]
-
-
-def first_conv(model: nn.Module) -> str:
-    """Name a model's first convolution, which sees the bands."""
-    return next((path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")

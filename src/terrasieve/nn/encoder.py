@@ -20,7 +20,7 @@ from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.nn import weights
 from terrasieve.nn.encoder_settings import EncoderSettings, Pool
-from terrasieve.nn.packed import PackedBlock, Packing, packable
+from terrasieve.nn.packed import PackedBlock, Packing, is_plain
 from terrasieve.nn.patches import patchify, take
 from terrasieve.nn.position import sincos_2d
 from terrasieve.sieve.ragged import Ragged, take_ragged
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         }
         self.arguments |= {"depth": settings.depth} if settings.depth else {}
         self.name, self.notes = settings.name, list[str]()
-        self.vit = _build(settings, self.arguments)
+        self.vit = _build(settings, self.arguments, bands or (), self.notes)
         self.width = self.vit.embed_dim
         self.patch_values = channels * p * p
         self.drop_path = settings.drop_path
@@ -254,17 +254,18 @@ class Encoder(nn.Module):
         return tokens[:, 1:].mean(dim=1) if pool == "mean" else tokens[:, 0]
 
 
-def _build(settings: EncoderSettings, arguments: dict[str, Any]) -> VisionTransformer:
-    """Build timm's ViT, whose blocks learn to take packed tokens."""
+def _build(
+    settings: EncoderSettings, arguments: dict[str, Any], bands: Sequence[str], notes: list[str]
+) -> VisionTransformer:
+    """Build timm's ViT, whose blocks learn to take packed tokens; note what was done to its weights."""
     if settings.weights == "imagenet":
-        model = weights.pretrained(settings.name, arguments)
+        model, notes[:] = weights.pretrained(settings.name, arguments, bands)
     else:
         try:
             model = timm.create_model(settings.name, num_classes=0, **arguments)
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
-    plain = isinstance(model, VisionTransformer) and all(map(packable, model.blocks))
-    if not plain or model.num_prefix_tokens != 1 or model.pos_embed is None:
+    if not is_plain(model):
         raise UserError(
             f"encoder.name: {settings.name!r} is not a plain ViT with one class token. "
             "Use vit_tiny_patch16_224, vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch16_224."

@@ -2,7 +2,7 @@
 
 Between ``layouts`` and the loading in ``weights``. All by timm: patch embeddings by ``resample_patch_embed``
 (FlexiViT, Beyer et al., CVPR 2023: the pseudo-inverse of resizing), positions by ``resample_abs_pos_embed``, filters of
-RGB spread over other bands by ``adapt_input_conv``.
+RGB repeated over bands without names by ``adapt_input_conv``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 from timm.layers.patch_embed import resample_patch_embed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models._manipulate import adapt_input_conv
-from torch import Tensor
+from torch import Tensor, nn
 
 from terrasieve.errors import UserError
-from terrasieve.nn.layouts import Recognised, left_over
+from terrasieve.nn.layouts import RGB, Recognised, left_over
 
 DEPTHS = {
     (2, 2, 2, 2, False): "resnet18",
@@ -80,13 +80,13 @@ def side(state: Mapping[str, Tensor]) -> int | None:
 def fit_bands(
     weight_OIHW: Tensor, theirs: Sequence[str], mine: Sequence[str], count: int, origin: str
 ) -> tuple[Tensor, str]:
-    """Bring the first filters to the bands of the images.
+    """Bring the first filters to the bands of the images: mapped by name, repeated where they are of RGB, or refused.
 
     Args:
         weight_OIHW: I input channels, named ``theirs`` (empty: not known).
         mine: bands of the images, () = not known, then only ``count`` counts.
         count: of the bands of the images.
-        origin: file, for messages.
+        origin: file or model, for messages.
 
     Returns:
         Filters of ``count`` channels, and what was done in words ("" where nothing was).
@@ -94,25 +94,34 @@ def fit_bands(
     Raises:
         UserError: where there is no honest way.
     """
-    channels = weight_OIHW.shape[1]
-    if theirs and mine and set(mine) <= set(theirs):
-        if tuple(mine) == tuple(theirs):
-            return weight_OIHW, ""
-        rest = [band for band in theirs if band not in mine]
+    channels, order = weight_OIHW.shape[1], list(theirs)
+    strange = [band for band in mine if band not in order]
+    if tuple(mine) == tuple(theirs) or (channels == count and not (mine and theirs)):
+        return weight_OIHW, ""
+    if mine and not strange:
+        rest = [band for band in order if band not in mine]
         without = f"; {', '.join(rest)}, which the images lack, count as average" if rest else ""
-        return weight_OIHW[:, [list(theirs).index(band) for band in mine]], f"bands taken by name{without}"
-    if channels == count:
-        unknown = bool(mine) and not (set(mine) & set(theirs))
-        if unknown or not (theirs and mine):
-            return weight_OIHW, f"{count} bands taken in the order of the weights" if unknown else ""
-    if channels == 3 or count == 1:
+        return weight_OIHW[:, [order.index(band) for band in mine]], f"bands mapped by name{without}"
+    if channels == count and len(strange) == count:
+        return weight_OIHW, f"{count} bands taken in the order of the weights ({', '.join(theirs)})"
+    if channels == 3 and 0 < len(strange) < count:
+        mean = weight_OIHW.mean(dim=1)
+        filters = [mean if band in strange else weight_OIHW[:, order.index(band)] for band in mine]
+        told = f"bands mapped by name; {', '.join(strange)}, which the weights lack, repeat the mean of their filters"
+        return torch.stack(filters, dim=1) * (channels / count), told
+    if channels == 3:
         fitted = adapt_input_conv(count, weight_OIHW, channels)
-        return fitted, f"filters of {channels} bands spread over {count} (timm's rule), whatever their wavelength"
+        return fitted, f"filters of {', '.join(order or RGB)} repeated over {', '.join(mine) or f'{count} bands'}"
     named = [f"{n} ({', '.join(names) or 'not named'})" for n, names in ((channels, theirs), (count, mine))]
     raise UserError(
         f"{origin}: the weights see {named[0]} bands, the images have {named[1]}. Choose bands that the weights know "
         "(--bands, image.bands), as many as they see where their names are not known, or weights of RGB."
     )
+
+
+def first_conv(model: nn.Module) -> str:
+    """Name a model's first convolution, which sees the bands; "" where it has none."""
+    return next((path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
 
 
 def fit_vit(
@@ -165,7 +174,7 @@ def _fit_positions(positions: Tensor, grid: tuple[int, int], origin: str) -> tup
     return fitted, f"positions resampled from {old} x {old} to {grid[0]} x {grid[1]} patches"
 
 
-def load_all(model: torch.nn.Module, found: Recognised, state: Mapping[str, Tensor], origin: str, advice: str) -> None:
+def load_all(model: nn.Module, found: Recognised, state: Mapping[str, Tensor], origin: str, advice: str) -> None:
     """Load a state dict, every tensor of both sides.
 
     Raises:

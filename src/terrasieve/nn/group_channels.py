@@ -10,11 +10,10 @@ Legend: B images, C bands, G groups, N places, D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
-from timm.layers.patch_embed import resample_patch_embed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ class GroupPatches(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Embed images whose bands lie group by group."""
-        parts = image_BCHW.split(SIZES, dim=1)
+        parts = torch.split(image_BCHW, list(SIZES), dim=1)
         embedded = [conv(part).flatten(2) for conv, part in zip(self.groups, parts, strict=True)]
         return torch.cat(embedded, dim=2).transpose(1, 2)
 
@@ -66,7 +65,6 @@ class GroupEncoder(nn.Module):
         bands: Sequence[str],
         size_px: tuple[int, int],
         origin: str,
-        patch_px: int | None = None,
     ) -> None:
         """Build the ViT of these weights and load them.
 
@@ -75,7 +73,6 @@ class GroupEncoder(nn.Module):
             bands: of the images; the ten that the weights know are picked by name, or taken in order if unnamed.
             size_px: height and width of the images.
             origin: file, for messages.
-            patch_px: None = that of the weights.
 
         Raises:
             UserError: other groups, bands that are missing, or weights that do not fit.
@@ -83,30 +80,26 @@ class GroupEncoder(nn.Module):
         super().__init__()
         state = dict(found.state)
         _check(state, found, origin)
-        own_px = state["patch_embed.0.proj.weight"].shape[-1]
-        self.patch_px = patch_px or own_px
+        width, _, _, self.patch_px = state["patch_embed.0.proj.weight"].shape
         if any(side % self.patch_px for side in size_px):
             raise UserError(f"{origin}: a patch of {self.patch_px} px does not divide {size_px[0]} x {size_px[1]} px.")
         self.grid = (size_px[0] // self.patch_px, size_px[1] // self.patch_px)
         picked, told = _picked(found.bands, bands, origin)
         self.notes = [f"{origin}: {found.layout} layout; {found.dropped}", *([told] if told else [])]
         self.register_buffer("order", torch.tensor([picked[band] for band in ORDER]), persistent=False)
-        width = state["patch_embed.0.proj.weight"].shape[0]
-        self.name, self.width = f"{fitting.vit_name_of(width, origin)} with channel groups", width
-        self.arguments = {"img_size": list(size_px), "patch_size": self.patch_px, "depth": fitting.depth(state)}
-        self.vit: VisionTransformer = timm.create_model(
-            fitting.vit_name_of(width, origin), num_classes=0, in_chans=sum(SIZES), embed_layer=GroupPatches,
-            global_pool="token", **self.arguments,
+        name = fitting.vit_name_of(width, origin)
+        self.name, self.width = f"{name} with channel groups", width
+        model = timm.create_model(
+            name, num_classes=0, in_chans=sum(SIZES), embed_layer=GroupPatches, global_pool="token",
+            img_size=list(size_px), patch_size=self.patch_px, depth=fitting.depth(state),
         )  # fmt: skip
+        self.vit = cast(VisionTransformer, model)
         self._load(state, found, origin)
 
     def _load(self, state: dict[str, Tensor], found: Recognised, origin: str) -> None:
         for group in range(len(SIZES)):
-            weight = state.pop(f"patch_embed.{group}.proj.weight")
-            if weight.shape[-1] != self.patch_px:
-                weight = resample_patch_embed(weight, [self.patch_px, self.patch_px])
-            state[f"patch_embed.groups.{group}.weight"] = weight
-            state[f"patch_embed.groups.{group}.bias"] = state.pop(f"patch_embed.{group}.proj.bias")
+            for part in ("weight", "bias"):
+                state[f"patch_embed.groups.{group}.{part}"] = state.pop(f"patch_embed.{group}.proj.{part}")
         state["pos_embed"] = self._positions(state.pop("pos_embed"), state.pop("channel_embed"))
         fitting.load_all(self.vit, found, state, origin, "Take SatMAE's or SatMAE++'s fMoW-Sentinel checkpoint.")
 
@@ -140,8 +133,9 @@ class GroupEncoder(nn.Module):
 
     def feature_map(self, images_BCHW: Tensor) -> Tensor:
         """Compute the mean of a place's tokens: (B, D, h, w)."""
-        tokens_BGND = self.tokens(images_BCHW)[:, 1:].unflatten(1, (len(SIZES), -1))
-        return tokens_BGND.mean(1).transpose(1, 2).unflatten(2, self.grid)
+        patches = self.tokens(images_BCHW)[:, 1:]
+        tokens_BGND = patches.reshape(len(patches), len(SIZES), -1, self.width)
+        return tokens_BGND.mean(1).transpose(1, 2).reshape(len(patches), self.width, *self.grid)
 
 
 def _check(state: dict[str, Tensor], found: Recognised, origin: str) -> None:

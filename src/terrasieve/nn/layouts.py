@@ -61,19 +61,28 @@ WRAPPED = (
         "TorchGeo BYOL task",
         (r"model\.backbone\.model\.",),
         "model.backbone.model.",
-        (r"model\.(target|predictor)", r"model\.backbone\.projector\.", r"model\.backbone\.model\.(head|fc)\."),
+        (r"model\.(target|predictor)", r"model\.backbone\._?projector\.", r"model\.backbone\.model\.(head|fc)\."),
     ),
     Layout(
         "TorchGeo MoCo or SimCLR task",
         (r"backbone\.",),
         "backbone.",
-        (r"(backbone_momentum|projection_head\w*|prediction_head)\.", r"queue", r"backbone\.(head|fc)\."),
+        (
+            *(r"(backbone_momentum|projection_head\w*|prediction_head)\.", r"queue", r"augmentation\w*\."),
+            r"backbone\.(head|fc)\.",
+        ),
     ),
     Layout(
         "TorchGeo classification task",
         (r"model\.(conv1|patch_embed)\.",),
         "model.",
         (r"criterion\.", r"model\.(head|fc)\."),
+    ),
+    Layout(
+        "TorchGeo segmentation task",
+        (r"model\.encoder\.(conv1|patch_embed)\.",),
+        "model.encoder.",
+        (r"criterion\.", r"model\.(decoder|segmentation_head)\.", r"model\.encoder\.(head|fc)\."),
     ),
 )
 PLAIN = (
@@ -173,9 +182,12 @@ def left_over(dropped: list[str], unknown: list[str]) -> str:
 
 def _grouped(keys: list[str]) -> list[str]:
     """Join keys of one part: its name where there are several, the whole key where there is one."""
-    part = {key: "decoder" if key.startswith("decoder") else key.split(".")[0] for key in keys}
+    part = {key: "decoder" if key.startswith("decoder") else re.match(_PART, key)[0] for key in keys}  # type: ignore[index]
     count = Counter(part.values())
     return list(dict.fromkeys(name if count[name] > 1 else key for key, name in part.items()))
+
+
+_PART = r"((model|backbone|encoder_q|base_encoder)\.)*[^.]*"  # its first name, after those of what stands around it
 
 
 def _fits(layout: Layout, state: Mapping[str, Tensor]) -> bool:

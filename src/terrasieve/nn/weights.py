@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from terrasieve.errors import UserError
 from terrasieve.nn import checkpoints, fitting
-from terrasieve.nn.layouts import Recognised, recognise
+from terrasieve.nn.layouts import RGB, Recognised, recognise
 
 
 class Found(NamedTuple):
@@ -32,19 +32,39 @@ class Found(NamedTuple):
     grid: tuple[int, int] | None = None
 
 
-def pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """Build timm's ViT with the weights that timm has for it, fitted to other bands, patch and grid by timm.
+def pretrained(name: str, arguments: dict[str, Any], bands: Sequence[str] = ()) -> tuple[nn.Module, list[str]]:
+    """Build timm's backbone with the weights that timm has for it, of RGB; patch and grid are fitted by timm.
+
+    Args:
+        name: of the backbone.
+        arguments: of ``timm.create_model``.
+        bands: names of the images' bands, to which the first filters are fitted; () = by timm's rule.
+
+    Returns:
+        The backbone, and what was done in words.
 
     Raises:
         UserError: if they cannot be fetched or do not fit.
     """
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+        model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+        conv = model.get_submodule(fitting.first_conv(model))
+        if tuple(bands) == RGB or not set(bands) & set(RGB) or getattr(conv, "in_channels", 0) != len(bands):
+            told = f"filters of {', '.join(RGB)} repeated over {', '.join(bands)}"
+            return model, [told] if bands and tuple(bands) != RGB else []
+        of_rgb = timm.create_model(name, pretrained=True, num_classes=0, **arguments | {"in_chans": 3})
+        filters = cast(nn.Conv2d, of_rgb.get_submodule(fitting.first_conv(of_rgb))).weight.data
+        fitted, told = fitting.fit_bands(filters, RGB, bands, len(bands), name)
+        cast(nn.Conv2d, conv).weight.data = fitted
+        return model, [told]
+    except UserError:
+        raise
     except Exception as error:  # the hub's client raises errors of several libraries
         raise UserError(
             f"encoder.weights: timm's pretrained weights of {name!r} cannot be had: {_first_line(error)} They are "
             "fetched once from the Hugging Face hub and kept in its cache; on a machine without network, copy the "
-            "cache (HF_HOME) from one that has them, or give encoder.weights a file or folder of ours."
+            "cache (HF_HOME) from one that has them, or begin from a file (encoder.weights=FILE, timm:NAME@FILE) or at "
+            "random (encoder.weights=null, timm:NAME@random)."
         ) from error
 
 

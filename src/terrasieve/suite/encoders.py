@@ -11,8 +11,9 @@ from pathlib import Path
 
 from terrasieve.errors import UserError
 from terrasieve.nn import fitting, weights
-from terrasieve.nn.backbones import patch_px_of
-from terrasieve.nn.encoder_settings import EncoderSettings, is_vit
+from terrasieve.nn.backbones import kind_of
+from terrasieve.nn.encoder import Encoder
+from terrasieve.nn.encoder_settings import EncoderSettings
 from terrasieve.opened import Wanted, bands_of
 
 PATCHES = "patch_embed.proj.weight"
@@ -65,10 +66,11 @@ def trained_on(spec: str, gsd_m: float | None = None) -> EncoderSettings:
     """
     if spec.startswith("timm:"):
         name, _, source = spec.removeprefix("timm:").partition("@")
-        if not is_vit(name):
+        kind, patch_px = kind_of(name)
+        if kind is not Encoder:
             raise _no_vit(spec, name)
         given = {"random": None, "": "imagenet"}.get(source, source)
-        return EncoderSettings(name=name, patch_px=patch_px_of(name), weights=given, gsd_m=gsd_m)
+        return EncoderSettings(name=name, patch_px=patch_px, weights=given, gsd_m=gsd_m)
     if spec.startswith("torchvision:"):
         raise _no_vit(spec, "a model of torchvision")
     if Path(spec).is_dir():
