@@ -167,8 +167,9 @@ def test_rows_are_means_over_seeds_beside_the_untrained_encoder(data: Path, tmp_
     lines = {planned[0].key: line(planned[0], {("pretrained", "knn"): 0.6, ("random init", "knn"): 0.4})}
     for job, value in zip(planned[1:3], (0.7, 0.9), strict=True):
         lines[job.key] = line(job, {("rvit", "fine-tuned"): value})
-    rows = content_of(planned, protocols, lines, {})["rows"]
-    knn, tuned = rows
+    content = content_of(planned, protocols, lines, {})
+    knn, tuned = content["rows"]
+    assert content["seconds"] == 180, "protocols of one job share its time"
     assert knn["score"]["value"] == 0.6 and knn["untrained"]["value"] == 0.4 and knn["state"] == "done"
     assert tuned["score"] == pytest.approx(
         {"value": 0.8, "low": 0.7, "high": 0.9, "deviation": np.std([0.7, 0.9], ddof=1), "count": 40}
@@ -178,6 +179,7 @@ def test_rows_are_means_over_seeds_beside_the_untrained_encoder(data: Path, tmp_
     about = {"suite": "s", "about": "", "encoder": "e_1"}
     text = markdown(content_of(planned, protocols, lines, about))
     assert "80.0 ±14.1 [70.0, 90.0]" in text and "96.64 ViT-B (A & B 2026, table 5, OA)" in text and "2 of 3" in text
+    assert "- pictures: a note\n" in text
     table = latex(content_of(planned, protocols, lines, about))
     assert "A \\& B 2026" in table and "e\\_1" in table and "80.0 $\\pm$14.1" in table
     widths = {each.count(" & ") for each in table.splitlines() if each.endswith("\\\\")}

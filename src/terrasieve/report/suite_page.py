@@ -43,18 +43,19 @@ def write_suite(folder: Path, content: dict[str, Any]) -> Path:
         "suite.html.j2",
         folder / "report.html",
         content=content,
-        facts=_facts(rows, shown),
+        facts=_facts(content, shown),
         drawn=[_drawn(row) for row in shown],
         header=[(HEADER[place], HEADER[place] in NUMBERS) for place in places],
         table=[[(cells(row)[place], HEADER[place]) for place in places] for row in shown],
         numbers=NUMBERS,
         missing=[(title, missing(rows, state)) for state, title in MISSING.items()],
+        notes=notes(shown),
         environment=[(key.replace("_", " "), _words(value)) for key, value in content["environment"].items()],
     )
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """Lay a suite out as Markdown: the table, the sources of the published figures, what is not here."""
+    """Lay a suite out as Markdown: the table, what is not in it, notes, and where the protocols are from."""
     rows = content["rows"]
     shown = [row for row in rows if row["state"] in SCORED]
     places = columns(shown)
@@ -69,6 +70,8 @@ def markdown(content: dict[str, Any]) -> str:
         listed = missing(rows, state)
         if listed:
             lines += ["", f"## {title}", "", *(f"- {name}: {why}" if why else f"- {name}" for name, why in listed)]
+    told = notes(shown)
+    lines += ["", "## Notes", "", *(f"- {task}: {note}" for task, note in told)] if told else []
     lines += ["", "## Protocols", ""]
     for each in content["protocols"]:
         lines.append(
@@ -123,6 +126,11 @@ def missing(rows: Sequence[Row], state: str) -> list[tuple[str, str]]:
         if row["state"] == state:
             found.setdefault((row["task"], row["message"]), []).append(row["protocol"])
     return [(f"{task}: {', '.join(protocols)}", why) for (task, why), protocols in found.items()]
+
+
+def notes(shown: Sequence[Row]) -> list[tuple[str, str]]:
+    """List what is to be known of the scores, each sentence once: task, sentence."""
+    return list(dict.fromkeys((row["task"], note) for row in shown for note in row["notes"]))
 
 
 def cells(row: Row) -> list[str]:
@@ -180,15 +188,15 @@ def _drawn(row: Row) -> dict[str, Any]:
     }
 
 
-def _facts(rows: Sequence[Row], shown: Sequence[Row]) -> list[tuple[str, str, str]]:
+def _facts(content: dict[str, Any], shown: Sequence[Row]) -> list[tuple[str, str, str]]:
     """Return the headline: (name, value, note)."""
-    seconds = sum(row["seconds"] or 0.0 for row in rows)
+    rows = content["rows"]
     memory = max((row["memory_mb"] for row in shown), default=0.0)
     left_out = sum(row["state"] == "absent" for row in rows)
     return [
         ("Rows", f"{len(shown)} of {len(rows)}", "tasks x protocols scored"),
         ("Left out", f"{left_out} of {len(rows)}", "no images here, or not for this encoder"),
-        ("Time", _duration(seconds), "of all jobs together"),
+        ("Time", _duration(content["seconds"]), "of all jobs together"),
         ("Memory", f"{memory:,.0f} MB", "peak of the largest job"),
     ]
 

@@ -36,7 +36,8 @@ def content_of(
     told = [
         {"name": each.name, "kind": each.kind, "source": each.source, "differs": each.differs} for each in used.values()
     ]
-    return about | {"rows": rows, "protocols": told}
+    seconds = sum(lines[job.key]["seconds"] for job in jobs if job.key in lines)
+    return about | {"rows": rows, "protocols": told, "seconds": seconds}
 
 
 def _row(jobs: Sequence[Job], protocol: Protocol, lines: dict[str, Line]) -> Row:
