@@ -96,7 +96,7 @@ def fit_bands(
     """
     channels, order = weight_OIHW.shape[1], list(theirs)
     strange = [band for band in mine if band not in order]
-    if tuple(mine) == tuple(theirs) or (channels == count and not (mine and theirs)):
+    if channels == count and (tuple(mine) == tuple(theirs) or not (mine and theirs)):
         return weight_OIHW, ""
     if mine and not strange:
         rest = [band for band in order if band not in mine]
