@@ -335,6 +335,8 @@ def test_encoders_are_told_apart_and_only_plain_vits_are_trained_on(encoder: Pat
         assert encoders.identity(spec) == spec != encoders.identity(spec, Wanted(size_px=64))
     told = {encoders.identity(str(path)) for path in (encoder, encoder / "weights.safetensors")}
     assert len(told) == 1, "the weights are what it is"
+    with pytest.raises(UserError, match="did you mean timm:resnet18"):
+        encoders.identity("timm:resnet81")
     with pytest.raises(UserError, match="is not a run folder"):
         encoders.identity(str(tmp_path / "none"))
     assert encoders.folder_of(str(encoder), "real") == encoder / "suites" / "real"

@@ -121,6 +121,16 @@ def bands_of(spec: str | Path, wanted: Wanted = Wanted()) -> tuple[str, ...] | N
     return own or wanted.bands
 
 
+def image_of(spec: str | Path) -> ImageSettings | None:
+    """Return how an encoder wants its images, as a run's or an exported folder says; None of any other."""
+    if not Path(spec).is_dir():
+        return None
+    about = _exported(Path(spec))
+    if about is None:
+        return load_run(Path(spec))[0].image
+    return ImageSettings(size_px=tuple(about["size_px"]), bands=about["bands"], mean=about["mean"], std=about["std"])
+
+
 def open_encoder(
     spec: str | Path, images: Images, wanted: Wanted = Wanted(), *, train: Sequence[int] = (), seed: int = 0
 ) -> Opened:

@@ -277,3 +277,13 @@ def test_images_without_places_and_other_endings_are_refused(tmp_path: Path) -> 
         split_files.write_split(tmp_path / "nowhere.parquet", tmp_path / "s.csv", SplitSettings())
     found = split_files.write_split(tmp_path / "nowhere.parquet", tmp_path / "s.csv", SplitSettings(by="random"))
     assert [int((found.division.part == number).sum()) for number in range(3)] == [56, 8, 16]
+
+
+def test_blocks_may_be_as_small_as_windows_of_aerial_images() -> None:
+    """Squares of 56 m over windows of 25 m: whole squares are held out, and each holds a few windows."""
+    step = 0.00023
+    lat, lon = (grid.ravel() for grid in np.mgrid[0:12, 0:12] * step)
+    centre_N2 = np.stack([lon + 6.1, lat + 45.9], axis=1)
+    sizes = np.unique(splits.blocks(centre_N2, 0.0005), return_counts=True)[1]
+    assert 4 <= np.median(sizes) <= 9 and len(sizes) >= 16
+    assert splits.SplitSettings(block_deg=0.0005).block_deg == 0.0005

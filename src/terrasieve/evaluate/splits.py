@@ -48,7 +48,7 @@ class SplitSettings(Section):
     test: float = Field(default=0.2, gt=0, lt=1)
     val: float = Field(default=0.1, ge=0, lt=1)
     buffer_km: float | None = Field(default=None, ge=0, le=20_000)
-    block_deg: float | None = Field(default=None, ge=0.001, le=90)
+    block_deg: float | None = Field(default=None, ge=0.0001, le=90)
     regions: int = Field(default=10, ge=2)
     seed: int = 0
 

@@ -153,9 +153,7 @@ def _groups(found: Recognised, path: Path, bands: Sequence[str], size_px: int | 
 def _of_timm(
     name: str, source: str, bands: Sequence[str], size_px: int | None, seed: int, gsd_m: float | None
 ) -> Backbone:
-    if not timm.is_model(name.partition(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        raise UserError(f"timm:{name}: timm has no such model{f'; did you mean timm:{near[0]}' if near else ''}.")
+    check_timm(name)
     known = timm.get_pretrained_cfg(name)
     size = size_px or (known.input_size[-1] if known else 224)
     given = {"random": None, "": "imagenet"}.get(source, source)
@@ -165,6 +163,13 @@ def _of_timm(
         _refuse_metres(f"timm:{name}", gsd_m)
     settings = EncoderSettings(name=name, patch_px=patch_px, weights=given, gsd_m=gsd_m)
     return _built(kind, settings, bands, size, seed)._replace(standard=standard)
+
+
+def check_timm(name: str) -> None:
+    """Raise a UserError where timm has no model of this name."""
+    if not timm.is_model(name.partition(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        raise UserError(f"timm:{name}: timm has no such model{f'; did you mean timm:{near[0]}' if near else ''}.")
 
 
 def kind_of(name: str) -> tuple[type[Encoder | ConvEncoder], int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from terrasieve.errors import UserError
 from terrasieve.nn import fitting, weights
-from terrasieve.nn.backbones import kind_of
+from terrasieve.nn.backbones import check_timm, kind_of
 from terrasieve.nn.encoder import Encoder
 from terrasieve.nn.encoder_settings import EncoderSettings
 from terrasieve.opened import Wanted, bands_of
@@ -41,6 +41,8 @@ def identity(spec: str, wanted: Wanted = Wanted()) -> str:
     """
     bands_of(spec, wanted)
     name, _, path = spec.partition("@") if spec.startswith("timm:") else ("", "", spec)
+    if spec.startswith("timm:"):
+        check_timm((name or spec).removeprefix("timm:"))
     said = "".join(f"|{key}={value}" for key, value in wanted._asdict().items() if value is not None)
     for file in (Path(path, "weights.safetensors"), Path(path, "model.safetensors"), Path(path)):
         if path and file.is_file():

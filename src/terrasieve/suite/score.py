@@ -125,8 +125,8 @@ def _settings(encoder: str, wanted: Wanted, job: Job, spec: str, workers: int) -
     backbone = encoders.trained_on(encoder, wanted.gsd_m).model_dump(exclude={"drop_path"})
     bands = task.bands or opened.bands_of(encoder, wanted)
     image: dict[str, Any] = {"bands": list(bands) if bands else None}
-    if task.normalise == "encoder" and opened.is_run(encoder):
-        own = opened.load_run(Path(encoder))[0].image
+    own = opened.image_of(encoder) if task.normalise == "encoder" else None
+    if own is not None:
         image |= {"mean": own.mean, "std": own.std}
     where = f"of protocol {job.protocols[0].name} for task {task.name}"
     return recipe_of(
