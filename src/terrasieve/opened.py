@@ -128,7 +128,12 @@ def image_of(spec: str | Path) -> ImageSettings | None:
     about = _exported(Path(spec))
     if about is None:
         return load_run(Path(spec))[0].image
-    return ImageSettings(size_px=tuple(about["size_px"]), bands=about["bands"], mean=about["mean"], std=about["std"])
+    return _image(about)
+
+
+def _image(about: dict[str, Any]) -> ImageSettings:
+    height, width = about["size_px"]
+    return ImageSettings(size_px=(height, width), bands=about["bands"], mean=about["mean"], std=about["std"])
 
 
 def open_encoder(
@@ -176,10 +181,9 @@ def _exported(folder: Path) -> dict[str, Any] | None:
 
 def _open_export(folder: Path, about: dict[str, Any], seed: int) -> Opened:
     arguments = about["config"]["model_args"]
-    height, width = about["size_px"]
     given = {key: arguments[old] for key, old in (("patch_px", "patch_size"), ("depth", "depth")) if old in arguments}
     settings = EncoderSettings(name=about["config"]["architecture"], weights=str(folder), **given)
-    image = ImageSettings(size_px=(height, width), bands=about["bands"], mean=about["mean"], std=about["std"])
+    image = _image(about)
     plain = settings.model_copy(update={"weights": None})
     built = [encoder_of(one, len(about["bands"]), image.shape_px, seed).eval() for one in (settings, plain)]
     return Opened(image, built[0], built[1])
