@@ -122,7 +122,7 @@ def _settings(encoder: str, wanted: Wanted, job: Job, spec: str, workers: int) -
     truth: dict[str, Any] = {"data": spec, "split": task.split}
     truth |= {"masks": task.masks.model_dump()} if task.masks else {}
     truth |= {"boxes": task.boxes.model_dump()} if task.boxes else {}
-    backbone = encoders.trained_on(encoder, wanted.gsd_m).model_dump(exclude={"drop_path"})
+    backbone = encoders.trained_on(encoder, wanted.gsd_m).model_dump(exclude_unset=True)
     bands = task.bands or opened.bands_of(encoder, wanted)
     image: dict[str, Any] = {"bands": list(bands) if bands else None}
     own = opened.image_of(encoder) if task.normalise == "encoder" else None
