@@ -30,6 +30,7 @@ ORDER = [
     *(
         "evaluate",
         "report",
+        "scenes",
         "export",
         "bench",
         "recipe",
@@ -38,6 +39,8 @@ ORDER = [
         "adapt",
         "predict",
         "analyse",
+        "embedding",
+        "searching",
         "subsets",
         "mapping",
         "cataloguing",
