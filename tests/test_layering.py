@@ -38,6 +38,7 @@ ORDER = [
         "assess",
         "adapt",
         "predict",
+        "predict_scene",
         "analyse",
         "embedding",
         "searching",

@@ -58,18 +58,39 @@ def adapt(
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run of terrasieve adapt.")],
-    images: Annotated[Path, typer.Argument(help="Manifest (GeoParquet) of the images.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps, or for predictions.")],
+    images: Annotated[str, typer.Argument(help="Manifest (.parquet) of the images, or one scene (GeoTIFF, COG, ...).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; of a scene the map (.tif).")],
     window: Annotated[int | None, typer.Option(help="Pixels of a map's windows; default: as in training.")] = None,
     overlap: Annotated[float, typer.Option(help="Of the windows, a share of their side.")] = 0.25,
+    bands: Annotated[str | None, typer.Option(help="Of a scene, in the run's order, comma-separated.")] = None,
+    probability: Annotated[bool, typer.Option(help="Of a scene: a second band, the class's per cent.")] = False,
 ) -> None:
-    """Predict images with a fine-tuned run: a georeferenced map each, or a table of classes or boxes."""
-    from terrasieve import predict as prediction
+    """Predict with a fine-tuned run: a map of each image or of a whole scene, boxes, or a table of classes."""
     from terrasieve.display import counting, err, out
 
     side = None if window is None else (window, window)
+    if output.suffix.lower() in (".tif", ".tiff"):
+        from terrasieve.predict_scene import predict_scene
+
+        with counting("predict", "windows") as tick:
+            mapped = predict_scene(
+                run, images, output, window_px=side, overlap=overlap, bands=tuple(bands.split(",")) if bands else None,
+                probability=probability, on_windows=tick,
+            )  # fmt: skip
+        if mapped.before:
+            out.print(f"note: went on after {mapped.before:,} rows")
+        for name, share in sorted(mapped.shares.items(), key=lambda item: -item[1]):
+            out.print(f"{100 * share:6.2f} %  {name}", markup=False)
+        out.print(str(output), markup=False)
+        return
+    from terrasieve import predict as prediction
+
+    if not images.endswith((".parquet", ".geoparquet")) and Path(images).is_file():
+        raise UserError(f"-o {output}: of the scene {images} one map is made; give a name that ends in .tif.")
+    if bands or probability:
+        raise UserError(f"--{'bands' if bands else 'probability'} is for a scene, whose map is a .tif: -o map.tif.")
     with counting("predict", "images") as tick:
-        written = prediction.predict(run, images, output, window_px=side, overlap=overlap, on_images=tick)
+        written = prediction.predict(run, Path(images), output, window_px=side, overlap=overlap, on_images=tick)
     for uri, reason in written.failed:
         err.print(f"left out {uri}: {reason}", markup=False)
     table = next((str(path) for path in written.paths[:1] if path.name.startswith("predictions.")), None)

@@ -146,7 +146,7 @@ def blended(
         end = down[number + 1] if number + 1 < len(down) else tiling.rows
         if top + rows <= first:
             continue  # nothing of it is wanted
-        array, valid = scene.strip(top * tiling.cell_px, rows * tiling.cell_px)
+        array, valid = _strip(scene, top, tiling)
         for begin in range(0, len(across), batch_size):
             some = across[begin : begin + batch_size]
             batch = _windows(array, valid, some, tiling, image)
@@ -179,10 +179,17 @@ def _computed(
         return network(normalise(batch.to(torch.device(device)), mean_C, std_C), draw).float()
 
 
+def _strip(scene: Scene, top: int, tiling: Tiling) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Read a row of windows; cells that reach beyond the scene are filled up with its last pixels."""
+    array, valid = scene.strip(top * tiling.cell_px, tiling.side[0] * tiling.cell_px)
+    beyond = tuple((0, -side % tiling.cell_px) for side in valid.shape)
+    return np.pad(array, ((0, 0), *beyond), "edge"), np.pad(valid, beyond, "edge")
+
+
 def _windows(
     array: NDArray[np.generic], valid: NDArray[np.bool_], across: list[int], tiling: Tiling, image: ImageSettings
 ) -> Batch:
-    """Cut windows out of a strip at the size that the network sees; beyond the scene there is no data."""
+    """Cut windows out of a strip at the size that the network sees; beyond it there is no data."""
     height, width = (side * tiling.cell_px for side in tiling.side)
     cut, real = [], []
     for left in across:
@@ -203,7 +210,5 @@ def _cells(valid: NDArray[np.bool_], tiling: Tiling) -> NDArray[np.bool_]:
     p = tiling.cell_px
     if p == 1:
         return valid
-    rows = -(-valid.shape[0] // p)
-    padded = np.pad(valid, ((0, rows * p - valid.shape[0]), (0, tiling.columns * p - valid.shape[1])))
-    real: NDArray[np.bool_] = padded.reshape(rows, p, tiling.columns, p).any(axis=(1, 3))
+    real: NDArray[np.bool_] = valid.reshape(-1, p, tiling.columns, p).any(axis=(1, 3))
     return real
