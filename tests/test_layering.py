@@ -41,7 +41,6 @@ ORDER = [
         "predict_scene",
         "analyse",
         "embedding",
-        "searching",
         "subsets",
         "mapping",
         "cataloguing",

@@ -1,6 +1,6 @@
 """Embedding: what ``terrasieve embed`` does, from an encoder and images to vectors with their places.
 
-After ``analyse``, whose encoders come from runs and from exported folders; before ``searching`` and the command line. A
+After ``analyse``, whose encoders come from runs and from exported folders; before the command line. A
 manifest gives a vector per image; a scene a map of features (``scenes.blend``), as a COG of one cell per patch or as a
 table of tiles, each the mean of its patches.
 """
@@ -209,7 +209,8 @@ def _plan(
     height, width = image.shape_px
     with torch.inference_mode():
         blank = torch.zeros(1, len(scene.bands), height, width, device=device)
-        grid = tuple(feature_map(encoder, blank).shape[-2:])
+        rows, columns = feature_map(encoder, blank).shape[-2:]
+    grid = int(rows), int(columns)
     patch_px = height // grid[0]
     if height != grid[0] * patch_px or width != grid[1] * patch_px:
         raise UserError(f"the encoder's map of {grid[0]} x {grid[1]} does not divide its {height} x {width} pixels.")

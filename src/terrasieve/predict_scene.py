@@ -19,7 +19,6 @@ from torch import Tensor
 
 from terrasieve.batch import IGNORED, Batch
 from terrasieve.errors import UserError
-from terrasieve.evaluate.maps import palette
 from terrasieve.files import held
 from terrasieve.methods import Adapter
 from terrasieve.predict import Adapted, load_adapted
@@ -27,6 +26,7 @@ from terrasieve.scenes import cog
 from terrasieve.scenes.blend import Rows, Tiling, blended, tiling
 from terrasieve.scenes.scene import Scene, open_scene
 from terrasieve.scenes.store import RowStore, folder_beside
+from terrasieve.train.picture import palette
 
 LARGEST_VALUES = 1 << 28  # of the blended rows of a scene: 1 GB
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import rasterio
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from rasterio.transform import from_origin
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -25,23 +25,10 @@ from terrasieve.scenes.blend import blended, ramp, starts, tiling
 from terrasieve.scenes.scene import Scene, open_scene
 from terrasieve.scenes.store import RowStore
 
+from .scene_file import NAMES, write_scene
+
 PATCH = 4
 IMAGE = ImageSettings(size_px=16, mean=(100.0, 90.0), std=(50.0, 60.0))
-NAMES = ("red", "nir")
-
-
-def write_scene(path: Path, height: int, width: int, **how: Any) -> Path:
-    """Write two bands of a smooth surface with noise."""
-    draw = np.random.Generator(np.random.Philox(3))
-    surface = 100 + 60 * np.sin(np.add.outer(np.arange(height) / 9, np.arange(width) / 7))
-    pixels = np.stack([surface, surface.T[:height, :width] if height == width else surface[:, ::-1]])
-    pixels = np.clip(pixels + draw.normal(0, 15, pixels.shape), 1, 255).astype(np.uint8)
-    place = {"crs": "EPSG:32721", "transform": from_origin(500000, 6100000, 10, 10)}
-    shape = {"count": 2, "height": height, "width": width, "dtype": "uint8"}
-    with rasterio.open(path, "w", driver="GTiff", **shape, **(place | how)) as file:
-        file.write(pixels)
-        file.descriptions = NAMES
-    return path
 
 
 def patch_mean(batch: Batch, _: torch.Generator) -> Tensor:
@@ -57,7 +44,9 @@ def vit() -> Callable[[Batch, torch.Generator], Tensor]:
     return lambda batch, _: feature_map(encoder, batch.image)
 
 
-def whole(scene: Scene, network: Any, side: int = 4, overlap: float = 0.5, first: int = 0, batch: int = 16) -> np.ndarray:
+def whole(
+    scene: Scene, network: Any, side: int = 4, overlap: float = 0.5, first: int = 0, batch: int = 16
+) -> np.ndarray:
     plan = tiling(scene, PATCH, (side, side), overlap)
     image = IMAGE.model_copy(update={"size_px": side * PATCH})
     parts = list(blended(scene, network, plan, image, first=first, batch_size=batch))
@@ -73,7 +62,7 @@ def test_lattice_covers_an_axis(length: int, side: int, data: Any) -> None:
     assert found == sorted(set(found)) and found[0] == 0
     assert {cell for start in found for cell in range(start, start + side)} >= set(range(length))
     assert len(found) == 1 or found[-1] + side == length
-    assert all(after - before == step for before, after in zip(found[:-2], found[1:-1], strict=True))
+    assert all(after - before == step for before, after in pairwise(found[:-1]))
 
 
 @given(some.integers(2, 30), some.data())

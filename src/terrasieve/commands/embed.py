@@ -29,7 +29,7 @@ def embed(
     batch_size: Annotated[int, typer.Option(help="Windows of a scene computed at a time.")] = 16,
     workers: Annotated[int, typer.Option(help="Reading processes of a manifest.")] = 1,
 ) -> None:
-    """Compute features: a vector per image of a manifest, or a seamless map of a whole scene. Interrupted scenes go on."""
+    """Compute features: a vector per image of a manifest, or a seamless map of a scene, resumable."""
     from terrasieve import embedding
     from terrasieve.display import counting, err, out
 

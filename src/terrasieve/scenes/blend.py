@@ -210,5 +210,5 @@ def _cells(valid: NDArray[np.bool_], tiling: Tiling) -> NDArray[np.bool_]:
     p = tiling.cell_px
     if p == 1:
         return valid
-    real: NDArray[np.bool_] = valid.reshape(-1, p, tiling.columns, p).any(axis=(1, 3))
-    return real
+    real = valid.reshape(-1, p, tiling.columns, p).any(axis=(1, 3))
+    return np.asarray(real, np.bool_)

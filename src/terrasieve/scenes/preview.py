@@ -17,12 +17,12 @@ from PIL import Image
 from sklearn.cluster import KMeans
 
 from terrasieve import keyed
-from terrasieve.evaluate.maps import palette
 from terrasieve.files import written_aside
 from terrasieve.imagery import stretch
 from terrasieve.imagery.preview import preview as small
 from terrasieve.scenes.scene import Scene
 from terrasieve.scenes.store import RowStore
+from terrasieve.train.picture import palette
 
 LONGEST_PX, GAP_PX = 900, 8
 _SAMPLE = 20_000  # cells

@@ -1,8 +1,8 @@
 """Table of embeddings: GeoParquet, a row per image or tile with its place and its vector.
 
-Written by ``terrasieve embed``, read by ``terrasieve search`` and by anything that reads GeoParquet. Columns: ``id`` and
-``uri`` and ``window`` as in a manifest, ``geometry`` (WKB, EPSG:4326), ``lon``, ``lat``, ``vector`` (a list of fixed
-length of float32). Source of the file's metadata: GeoParquet 1.1.0.
+Written by ``terrasieve embed``, read by anything that reads GeoParquet. Columns: ``id``, ``uri`` and ``window`` as in a
+manifest, ``geometry`` (WKB, EPSG:4326), ``lon``, ``lat``, ``vector`` (a list of fixed length of float32). Source of the
+file's metadata: GeoParquet 1.1.0.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def read(path: Path) -> tuple[pa.Table, NDArray[np.float32], dict[str, Any]]:
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}. Make one with terrasieve embed RUN IMAGES -o {path}.") from error
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no Parquet file that can be read ({error}); make it with terrasieve embed.") from error
+        raise UserError(
+            f"{path} is no Parquet file that can be read ({error}); make it with terrasieve embed."
+        ) from error
     lacking = [name for name in (*PLACE, "vector") if name not in table.column_names]
     if lacking:
         raise UserError(f"{path} has no column {', '.join(lacking)}; make it with terrasieve embed.")
