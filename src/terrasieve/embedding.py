@@ -161,7 +161,7 @@ def embed_scene(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = made.encoder.to(device)
     plan = _plan(scene, encoder, made.image, window, overlap, device)
-    group = cell or (max(plan.side) if tiles else 1)
+    group = cell if cell is not None else max(plan.side) if tiles else 1
     if group < 1:
         raise UserError(f"--cell: {cell} patches; choose 1 or more.")
     shape = (-(-plan.rows // group), -(-plan.columns // group), encoder.width)

@@ -92,7 +92,7 @@ def test_tiles_are_means_of_the_map_and_outlines_of_their_ground(run: Path, tmp_
         own = (a, 0.0, c + a * x, 0.0, e, f + e * y)
         outline = geo.footprint(own, crs, width, height)
         assert outline is not None and shapely.from_wkb(row["geometry"]).equals_exact(outline, 1e-9)
-    meta = pq.read_schema(tmp_path / "tiles.parquet").metadata
+    meta = pq.read_metadata(tmp_path / "tiles.parquet").metadata
     assert json.loads(meta[b"geo"])["primary_column"] == "geometry" and KEY in meta
 
 

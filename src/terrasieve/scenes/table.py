@@ -92,7 +92,7 @@ def read(path: Path) -> tuple[pa.Table, NDArray[np.float32], dict[str, Any]]:
         UserError: no such file, or no table of embeddings.
     """
     try:
-        table = pq.read_table(path)
+        table, stored = pq.read_table(path), pq.read_metadata(path).metadata or {}
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}. Make one with terrasieve embed RUN IMAGES -o {path}.") from error
     except (pa.ArrowException, OSError) as error:
@@ -109,7 +109,7 @@ def read(path: Path) -> tuple[pa.Table, NDArray[np.float32], dict[str, Any]]:
     if not pa.types.is_fixed_size_list(kind):
         raise UserError(f"{path}: column vector is {kind}, not a list of fixed length; make it with terrasieve embed.")
     vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    about = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+    about = json.loads(stored.get(KEY, b"{}"))
     return table.drop_columns(["vector"]), vectors.reshape(len(table), kind.list_size), about
 
 
