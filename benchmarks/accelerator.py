@@ -1,14 +1,22 @@
 """Run the bench on an accelerator machine that has torch and timm but not this package installed.
 
 PYTHONPATH=src python benchmarks/accelerator.py OUT_DIR [tiny,small,base] [bf16,fp32] [BATCH]
+PYTHONPATH=src python benchmarks/accelerator.py OUT_DIR georank [cuda,cpu] [BATCH]
 
-One encoder and precision takes a few minutes, most of them compiling, so give them one at a time where a command's time
-is limited; every call writes its own files.
+The second line measures what GeoRank adds to a step (see ``georank.py``). Of the first, one encoder and precision takes
+a few minutes, most of them compiling, so give them one at a time where a command's time is limited; every call writes
+its own files.
 """
 
 import sys
 
 from terrasieve.bench import run_bench, write
+
+if sys.argv[2:3] == ["georank"]:
+    import georank
+
+    georank.main(sys.argv[1], *(sys.argv[3:] or ["cuda"]))
+    raise SystemExit
 
 out_dir, encoders, precisions, batch = [
     *sys.argv[1:],

@@ -46,6 +46,7 @@ ORDER = [
         "cataloguing",
         "display",
         "sweep",
+        "study",
         "watch",
         "demo",
         "training",

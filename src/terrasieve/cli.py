@@ -30,6 +30,7 @@ from terrasieve.commands import (
     shard,
     split,
     steps,
+    study,
     subset,
 )
 from terrasieve.errors import UserError
@@ -86,6 +87,8 @@ def earth(
     masks: Annotated[bool, typer.Option(help="Also write land-cover masks.")] = False,
     split: Annotated[str, typer.Option(help="block (by geography) or random.")] = "block",
     scenes: Annotated[str | None, typer.Option(help="Comma-separated kinds of places; default: all.")] = None,
+    visits: Annotated[int, typer.Option(help="Chips of each place, at dates of their own.")] = 1,
+    shift: Annotated[float, typer.Option(help="Of later visits, at most this share of a chip's side.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the planet and of the draw.")] = 0,
 ) -> None:
     """Write chips of a procedural Earth with exact ground truth, and their manifest."""
@@ -95,7 +98,8 @@ def earth(
     with counting("earth", "chips") as tick:
         table = demo.write_earth(
             output, count, seed, size_px=size_px, gsd_m=gsd_m, bands=tuple(bands.split(",")), format=format,
-            masks=masks, split=split, on_chip=tick, **({"scenes": tuple(scenes.split(","))} if scenes else {}),
+            masks=masks, split=split, visits=visits, shift=shift, on_chip=tick,
+            **({"scenes": tuple(scenes.split(","))} if scenes else {}),
         )  # fmt: skip
     out.print(f"{table.num_rows:,} chips in {output}, manifest {output / 'manifest.parquet'}")
 
@@ -176,6 +180,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
     ),
     (training.predict, "Example: terrasieve predict runs/my_run scenes.parquet -o maps/"),
     (sweep, "Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2"),
+    (study.study, study.EXAMPLES),
     (evaluate.evaluate, evaluate.EXAMPLES),
     (embed.embed, embed.EXAMPLES),
     (map.map_, map.EXAMPLES),

@@ -298,10 +298,11 @@ def test_schedules_span_the_whole_run_and_do_not_wrap() -> None:
     assert found == pytest.approx([0.02, 0.04, 0.06, 0.06])
 
 
-def test_the_momentum_of_a_run_follows_its_progress(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["moco", "byol", "dino"])
+def test_the_momentum_of_a_run_follows_its_progress(name: str, tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     """Two epochs and a bit: a schedule by epochs would have wrapped."""
     seen: list[float] = []
-    settings = tiny(steps=15, encoder={"name": "test_resnet"}, method={"name": "byol", **SMALL["byol"]})
+    settings = tiny(steps=15, encoder={"name": "test_resnet"}, method={"name": name, **SMALL[name]})
     from terrasieve.methods.siamese import Target
 
     original = Target.follow

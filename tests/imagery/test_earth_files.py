@@ -15,6 +15,7 @@ SEED = 3
 
 def test_geotiffs_agree_with_their_rows(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
+    pytest.importorskip("rasterio.warp")
     shapely = pytest.importorskip("shapely")
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -60,6 +61,23 @@ def test_splits_do_not_share_blocks(tmp_path: Path) -> None:
         blocks.setdefault((int((row["lon"] + 180) // 5), int((row["lat"] + 90) // 5)), set()).add(row["split"])
     assert {len(splits) for splits in blocks.values()} == {1}
     assert {split for splits in blocks.values() for split in splits} == {"train", "test"}
+
+
+def test_visits_are_of_one_place_at_other_dates(tmp_path: Path) -> None:
+    once = write_chips(tmp_path / "once", 4, SEED, size_px=32)
+    rows = write_chips(tmp_path / "visits", 12, SEED, size_px=32, visits=3, shift=0.25)
+    shapely = pytest.importorskip("shapely")
+    for place in range(4):
+        first, *later = rows[3 * place : 3 * place + 3]
+        assert {**first, "id": 0, "uri": 0} == {**once[place], "id": 0, "uri": 0}
+        assert len({row["datetime"] for row in (first, *later)}) == 3
+        assert {row["split"] for row in later} == {first["split"]}
+        ground = shapely.from_wkb(first["geometry"])
+        for row in later:
+            shared = shapely.from_wkb(row["geometry"]).intersection(ground).area / ground.area
+            assert 0.7**2 < shared < 1  # at most a quarter of the side in each direction, and half a pixel
+    with pytest.raises(UserError, match=r"shift = 1\.5"):
+        write_chips(tmp_path, 1, visits=2, shift=1.5)
 
 
 def test_unwritable_folder_is_named(tmp_path: Path) -> None:

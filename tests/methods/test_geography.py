@@ -88,11 +88,28 @@ def test_nothing_to_compare_is_exactly_zero(located: int) -> None:
 
 
 def test_identical_places_are_finite_and_tie() -> None:
+    """All distances share one rank, so the loss knows no order of the samples."""
     z, lon, lat = places(6)
     lon, lat = lon * 0 + 5, lat * 0 + 5
     loss = georank(z.requires_grad_(), lon, lat, **HOW)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(z.grad).all()
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    turned = z.detach()[order].requires_grad_()
+    other = georank(turned, lon, lat, **HOW)
+    other.backward()
+    torch.testing.assert_close(other, loss)
+    torch.testing.assert_close(turned.grad, z.grad[order], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size_free", [False, True])
+def test_two_samples_have_one_order(size_free: bool) -> None:
+    """Of one other sample the order is right whatever it is: 0, and no gradient."""
+    z, lon, lat = places(4)
+    lon[2:] = torch.nan
+    loss = georank(z.requires_grad_(), lon, lat, **HOW, size_free=size_free)
+    loss.backward()
+    assert loss.item() == 0 and (z.grad == 0).all()
 
 
 def test_size_free_is_one_minus_spearman() -> None:

@@ -61,6 +61,20 @@ def test_pooling_is_the_min_max_formula(n: int, rows: int, epsilon: float, ties:
         assert (result[1].sort(dim=1).values == torch.arange(n)).all(), "the order is a permutation"
 
 
+def test_values_far_apart_do_not_spoil_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of a hundred values of 2.5e12 are rounded to .03, as much as decides here what is pooled."""
+    draw = torch.Generator().manual_seed(5)
+    z = torch.arange(300).double() + torch.rand(4, 300, generator=draw, dtype=torch.float64) * 0.03
+    z[:, ::3] = 1e8 / 4e-5
+    z[:, 1::3] = z[:, 2::3] + torch.tensor([0.98, 1.02]).repeat(50)
+    pooled, order, starts = ranks._project(z)
+    monkeypatch.setattr(ranks, "_on_host", lambda _: False)
+    formula, descending, begins = ranks._project(z)
+    near = z < 1e12
+    torch.testing.assert_close(formula[near], pooled[near], rtol=0, atol=1e-7)
+    assert torch.equal(begins, starts) and torch.equal(descending[:, 100:], order[:, 100:])
+
+
 def test_limits_ties_and_constant_rows() -> None:
     values = torch.tensor([[3.0, 1.0, 2.0, 1.0], [5.0, 5.0, 5.0, 5.0]])
     assert soft_rank(values, 1e-3).tolist() == [[1, 3.5, 2, 3.5], [2.5] * 4]

@@ -69,7 +69,6 @@ def assert_bitwise(one: Path, other: Path) -> None:
         {
             "method": {"name": "neighbor_mae", "unique": 0.5, "decoder": {"depth": 1, "width": 32, "heads": 4}},
             "pairs": {"kinds": ["near"], "max_km": 5},
-            "geography": {"name": "georank"},
             "accumulate": 2,
         },
         {

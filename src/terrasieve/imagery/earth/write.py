@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrasieve.errors import UserError
-from terrasieve.imagery.earth.chip import RGB, SCENES, Chip, render
+from terrasieve.imagery.earth.chip import RGB, SCENES, Chip, Place, render
 from terrasieve.imagery.earth.materials import LAND_COVER, MASK_COLOURS
-from terrasieve.imagery.earth.sampling import sample_place
+from terrasieve.imagery.earth.sampling import FIRST_DAY, LAST_DAY, sample_place
 from terrasieve.keyed import numpy_generator
 
 BLOCK_DEG = 5.0  # side of the squares that go to one split as a whole
 TEST_SHARE = 0.2
+DEGREE_M = 111_320.0  # of latitude
 LEAST_FOR_POOL = 200  # chips; fewer are written before a pool's processes have started
 JPEG_QUALITY = 92
 
@@ -44,12 +46,19 @@ class _Job:
     masks: bool
     split: str
     scenes: tuple[str, ...]
+    visits: int
+    shift: float
 
     def __post_init__(self) -> None:
         if self.format not in ("tif", "jpg"):
             raise UserError(f"write_chips: format = {self.format!r}; choose tif or jpg")
         if self.split not in ("block", "random"):
             raise UserError(f"write_chips: split = {self.split!r}; choose block or random")
+        if self.visits < 1 or not 0 <= self.shift < 1:
+            raise UserError(
+                f"write_chips: visits = {self.visits} is at least 1, and shift = {self.shift} is a share of a chip's "
+                "side, 0 to less than 1"
+            )
 
 
 def write_chips(
@@ -65,6 +74,8 @@ def write_chips(
     split: Literal["block", "random"] = "block",
     scenes: tuple[str, ...] = SCENES,
     series: int = 0,
+    visits: int = 1,
+    shift: float = 0.0,
     workers: int = 1,
     on_chip: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -77,6 +88,8 @@ def write_chips(
         format: "tif": uint16 reflectance x 10 000, georeferenced; "jpg": uint8 display values.
         masks: also write uint8 land cover (``LAND_COVER``) with a colour table.
         split: "block": whole squares of 5 degrees go to test (one in five); "random": single chips do.
+        visits: chips of one place, at dates of their own; ``n`` counts chips, and all of a place are in one split.
+        shift: a later visit lies up to this share of a chip's side to each direction of the first, which it overlaps.
         workers: processes; the files do not depend on it.
         on_chip: called after every chip, for a progress bar.
 
@@ -91,7 +104,7 @@ def write_chips(
     bands = RGB if format == "jpg" else tuple(bands)
     if n < 1 or workers < 1:
         raise UserError(f"write_chips: n = {n}, workers = {workers}; both are at least 1")
-    job = _Job(folder, seed, series, size_px, bands, sizes, format, masks, split, tuple(scenes))
+    job = _Job(folder, seed, series, size_px, bands, sizes, format, masks, split, tuple(scenes), visits, shift)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         rows, boxes = [], []
@@ -118,11 +131,11 @@ def _written(job: _Job, n: int, workers: int) -> Iterator[tuple[dict[str, Any], 
 def _write(job: _Job, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Render chip ``index``, write its files, and return its row and its boxes."""
     dtype: Literal["uint8", "uint16"] = "uint8" if job.format == "jpg" else "uint16"
-    place = sample_place(
-        index, job.seed, gsd_m=job.gsd_m, size_px=job.size_px, bands=job.bands, dtype=dtype, scenes=job.scenes,
-        series=job.series,
+    first = sample_place(
+        index // job.visits, job.seed, gsd_m=job.gsd_m, size_px=job.size_px, bands=job.bands, dtype=dtype,
+        scenes=job.scenes, series=job.series,
     )  # fmt: skip
-    chip = render(place, job.seed)
+    chip = render(_visit(first, job, index), job.seed)
     # The preview's class may differ from the full chip's in a few cases; the file goes where the pixels say.
     name = f"{chip.label}/earth_{index:06d}"
     path = job.folder / "images" / f"{name}.{job.format}"
@@ -135,14 +148,27 @@ def _write(job: _Job, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]
         mask_path = job.folder / "masks" / f"{name}.tif"
         mask_path.parent.mkdir(parents=True, exist_ok=True)
         _write_tiff(mask_path, chip, chip.mask[None], ("land_cover",))
-    row = _row(job, chip, path, index)
+    where = split_of(first.lon, first.lat, job.seed) if job.split == "block" else _drawn_split(job, index)
+    row = _row(job, chip, path, where)
     return row, [
         {"id": row["id"], "uri": row["uri"], "name": box.name, "xyxy": list(box.xyxy), "obb": list(box.obb)}
         for box in chip.boxes
     ]
 
 
-def _row(job: _Job, chip: Chip, path: Path, index: int) -> dict[str, Any]:
+def _visit(first: Place, job: _Job, index: int) -> Place:
+    """Return chip ``index``'s place: as drawn, or on a later visit another day's and a little beside it."""
+    if index % job.visits == 0:
+        return first
+    draw = numpy_generator(job.seed, "earth.visit", job.series, index)
+    day = FIRST_DAY + datetime.timedelta(days=int(draw.integers((LAST_DAY - FIRST_DAY).days + 1)))
+    east_m, north_m = draw.uniform(-job.shift, job.shift, 2) * job.size_px * first.gsd_m
+    lat = float(np.clip(first.lat + north_m / DEGREE_M, -90.0, 90.0))
+    lon = first.lon + east_m / (DEGREE_M * max(math.cos(math.radians(lat)), 0.01))
+    return replace(first, lon=(lon + 180.0) % 360.0 - 180.0, lat=lat, date=day)
+
+
+def _row(job: _Job, chip: Chip, path: Path, split: str) -> dict[str, Any]:
     import shapely
 
     start = datetime.datetime.combine(chip.place.date, datetime.time(10, 30), datetime.UTC)
@@ -164,7 +190,7 @@ def _row(job: _Job, chip: Chip, path: Path, index: int) -> dict[str, Any]:
         "crs": chip.crs,
         "source": "terrasieve procedural Earth",
         "licence": "CC0-1.0",
-        "split": split_of(chip.lon, chip.lat, job.seed) if job.split == "block" else _drawn_split(job, index),
+        "split": split,
         "label": chip.label,
         "labels": list(chip.labels),
         "phash": None,
@@ -182,7 +208,11 @@ def split_of(lon: float, lat: float, seed: int) -> str:
 
 
 def _drawn_split(job: _Job, index: int) -> str:
-    return "test" if numpy_generator(job.seed, "earth.split", job.series, index).random() < TEST_SHARE else "train"
+    return (
+        "test"
+        if numpy_generator(job.seed, "earth.split", job.series, index // job.visits).random() < TEST_SHARE
+        else "train"
+    )
 
 
 @lru_cache(maxsize=128)

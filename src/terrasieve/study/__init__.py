@@ -1,0 +1,1 @@
+"""Study: named arms of one pretraining recipe, over seeds, scored alike."""
