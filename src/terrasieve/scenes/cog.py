@@ -1,7 +1,7 @@
 """COG: finished rows as a cloud-optimised GeoTIFF that lies where the scene lies.
 
 After ``store``. The rows become a plain tiled GeoTIFF in the store's folder, and GDAL's COG driver makes the file of
-it, overviews included. All values of a cell lie together, and tiles are small where cells have many values, since a
+it, of classes with overviews. All values of a cell lie together, and tiles are small where cells have many values, since a
 tile is the least that is read. Source: GDAL 3.10, drivers GTiff and COG.
 """
 
@@ -35,7 +35,7 @@ def write_cog(
     nodata: float,
     names: Sequence[str],
     tags: Mapping[str, str],
-    overview: str = "average",
+    overview: str | None = None,
     colours: Mapping[int, tuple[int, int, int, int]] | None = None,
 ) -> None:
     """Write a store's rows; the file appears under its name when it is whole.
@@ -48,7 +48,8 @@ def write_cog(
         nodata: value of cells without data; NaN is one.
         names: of the bands.
         tags: of the file.
-        overview: how overviews are made, "average" or "mode".
+        overview: how overviews are made, e.g. "mode"; None = without, since GDAL makes those of
+            hundreds of bands one by one, each time from the whole file.
         colours: red, green, blue, alpha of the first band's values.
     """
     rows, columns, count = store.shape
@@ -72,7 +73,8 @@ def write_cog(
                 file.write(np.ascontiguousarray(values.transpose(2, 0, 1)), window=Window(0, top, columns, len(values)))
         with written_aside(path) as aside:
             how = {"BLOCKSIZE": block, "COMPRESS": "DEFLATE", "LEVEL": 4, "PREDICTOR": "YES", "BIGTIFF": "IF_SAFER"}
-            rasterio.shutil.copy(plain, aside, driver="COG", **how, OVERVIEW_RESAMPLING=overview.upper())
+            small = {"OVERVIEWS": "NONE"} if overview is None else {"OVERVIEW_RESAMPLING": overview.upper()}
+            rasterio.shutil.copy(plain, aside, driver="COG", **how, **small)
 
 
 def tile_px(cell_bytes: int) -> int:
