@@ -1,8 +1,8 @@
 """COG: finished rows as a cloud-optimised GeoTIFF that lies where the scene lies.
 
 After ``store``. The rows become a plain tiled GeoTIFF in the store's folder, and GDAL's COG driver makes the file of
-it, of classes with overviews. All values of a cell lie together, and tiles are small where cells have many values, since a
-tile is the least that is read. Source: GDAL 3.10, drivers GTiff and COG.
+it, of classes with overviews. All values of a cell lie together, and tiles are small where cells have many values,
+since a tile is the least that is read. Source: GDAL 3.10, drivers GTiff and COG.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def write_cog(
 
 
 def tile_px(cell_bytes: int) -> int:
-    """Return the side of tiles of at most 4 MB: 512, 256 or 128, the least that GDAL's COG driver asks for."""
+    """Return the side of tiles, of at most 4 MB where that can be: 512, 256 or 128, the least that GDAL's COG driver asks for."""
     side = 512
     while side > 128 and side * side * cell_bytes > _TILE_BYTES:
         side //= 2
