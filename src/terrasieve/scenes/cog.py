@@ -78,7 +78,7 @@ def write_cog(
 
 
 def tile_px(cell_bytes: int) -> int:
-    """Return the side of tiles, of at most 4 MB where that can be: 512, 256 or 128, the least that GDAL's COG driver asks for."""
+    """Return the side of tiles, 512, 256 or 128: of at most 4 MB, or the least that GDAL's COG driver asks for."""
     side = 512
     while side > 128 and side * side * cell_bytes > _TILE_BYTES:
         side //= 2
