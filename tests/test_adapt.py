@@ -274,10 +274,10 @@ def patches(batch: Any) -> torch.Tensor:
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"methd": {}}, r"methd: there is no such key. Did you mean 'method'\?"),
-    ({"method": {"name": "rvitt"}}, r"method\.name: 'rvitt' is not one of rvit, rupernet. Did you mean 'rvit'\?"),
+    ({"method": {"name": "rvitt"}}, r"method\.name: 'rvitt' is not one of rvit, rupernet, .*Did you mean 'rvit'\?"),
     ({"method": {"name": "rvit", "drop": {"rato": 0.5}}}, r"method\.drop\.rato: .*Did you mean 'ratio'\?"),
     ({"task": {"dta": "x"}}, r"task\.dta: there is no such key. Did you mean 'data'\?"),
-    ({"method": {"name": "rupernet"}}, r"rupernet needs masks to learn from; use rupernet with task\.masks, rvit"),
+    ({"method": {"name": "rupernet"}}, r"rupernet learns from task\.masks, the task has labels; use rvit with labels"),
     ({"mixup": 0.8, "batch_size": 6, "accumulate": 2}, r"batch_size 6 / accumulate 2 has to be even"),
     ({"method": {"name": "rvit", "drop": {"policy": "static", "cached": True}}}, r"image\.augment\.crop_scale=\[1,1\]"),
     ({"layer_decay": 1.5}, r"layer_decay: .*less than or equal to 1; got 1\.5"),

@@ -91,6 +91,7 @@ def test_trained_weights_bring_their_threshold(tmp_path: Path) -> None:
     assert row["kept_share"] == 1 / 64
 
 
+@pytest.mark.slow
 def test_peak_holds_at_least_weights_and_what_training_adds(tmp_path: Path) -> None:
     found: dict[str, Any] = {}
     wide = settings().model_copy(update={"encoder": settings().encoder.model_copy(update={"depth": 12})})

@@ -106,6 +106,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if "partial" in path.name or path.name == "spool.parquet"]
 
 
+@pytest.mark.slow
 def test_killed_at_each_step_it_goes_on_where_it_was(pile: Path, tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED)

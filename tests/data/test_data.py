@@ -173,6 +173,7 @@ def test_turns_are_numpys_and_resampling_keeps_type_and_mean() -> None:
         assert (small.float() - 200).abs().max() < 0.01
 
 
+@pytest.mark.slow
 def test_a_process_that_leaves_its_loader_open_ends(small_manifest: Path) -> None:
     """Workers leave SIGTERM to their parent; a parent that crashes must not wait for them for ever."""
     code = (

@@ -214,6 +214,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_75_steps_from_a_url_are_40_there_and_35_from_here(
     shards: Path, tmp_path: Path, tiny: Callable[..., Recipe]
 ) -> None:

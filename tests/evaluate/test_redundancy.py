@@ -189,6 +189,7 @@ def wait_for_a_part(folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_where_it_was(scenes: Path, whole: pa.Table, tmp_path: Path) -> None:
     process = start(scenes, tmp_path)
     wait_for_a_part(tmp_path, process)
@@ -205,6 +206,7 @@ def test_killed_it_goes_on_where_it_was(scenes: Path, whole: pa.Table, tmp_path:
     assert not once_more
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_parts(scenes: Path, tmp_path: Path) -> None:
     process = start(scenes, tmp_path)
     wait_for_a_part(tmp_path, process)

@@ -183,7 +183,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     running = [
         subprocess.Popen([sys.executable, "-c", TWO, str(rank), str(tmp_path)], env=environment) for rank in range(2)
     ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert [process.wait(timeout=300) for process in running] == [0, 0]
     for name, loss in LOSSES.items():
         whole = z.clone().requires_grad_()
         expected = loss(whole, lon, lat)

@@ -22,9 +22,12 @@ from terrasieve.methods import ranks
 from terrasieve.methods.geography import distance_km, georank
 from terrasieve.methods.ranks import hard_rank, soft_rank
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed: uv sync --group kernel"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None, reason="Triton is not installed: uv sync --group kernel"
+    ),
+    pytest.mark.slow,
+]
 CASES = Path(__file__).parents[1] / "fixtures" / "georank.json"
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from terrasieve import keyed, manifest
 from terrasieve.batch import Batch
 from terrasieve.cli import app
+from terrasieve.data.images import from_table
 from terrasieve.methods.regularisers import Geographic
 from terrasieve.pretrain import pretrain
 from terrasieve.recipe import Recipe
@@ -135,7 +136,8 @@ def test_places_stay_with_their_images(
     monkeypatch.setattr(Geographic, "regularise", checked)
     monkeypatch.setattr(Geographic, "locate", located)
     settings = tiny(
-        data=str(path), steps=8, batch_size=16, image={"size_px": 32, "mean": [2000.0] * 4, "std": [500.0] * 4},
+        data=str(path), steps=8, batch_size=16, accumulate=2 if how is subset else 1,
+        image={"size_px": 32, "mean": [2000.0] * 4, "std": [500.0] * 4},
         encoder={"name": "vit_tiny_patch16_224", "patch_px": 16, "depth": 1},
         method={"name": "moco", "widths": [64, 32], "queue": 16, "views": "geometric"}, geography={"name": "georank"},
         loader={"workers": 2 if how is damaged else 0, "order": "shards" if how is sharded else "uniform", "lanes": 4},
@@ -149,3 +151,14 @@ def test_places_stay_with_their_images(
         assert np.isnan(place[0]) or np.abs(where - place).max(axis=1).min() < 1e-6
     assert len(set(seen)) == {sliced: 40, damaged: len(set(seen))}.get(how, kept)
     assert kept == 40 or (how in (excluded, subset, sharded) and 8 < kept < 36)
+
+
+def test_images_taken_out_keep_their_places(planted: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    """As evaluation takes its splits."""
+    source, where = planted
+    images = from_table(manifest.read(excluded(source, tmp_path)))
+    rows = keyed.numpy_generator(0, "some").permutation(len(images))[:9]
+    part = images.take(rows)
+    for row in range(9):
+        n = (int(part.read(row).array.max()) - FIRST) // STEP
+        assert np.allclose([part.lon[row], part.lat[row]], where[n], rtol=0, atol=1e-6)

@@ -207,8 +207,9 @@ def test_two_processes_are_one(tiny: Callable[..., Recipe], dated: Path, tmp_pat
     settings = recipe_of(tiny, dated, encoder=vit, steps=4, batch_size=8)
     pretrain(settings, tmp_path / "one")
     (tmp_path / "recipe.yaml").write_text(recipe.dump(settings))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29731"]
-    command += ["-m", "terrasieve", "pretrain", str(tmp_path / "recipe.yaml"), "--folder", str(tmp_path / "two")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "terrasieve", "pretrain"]
+    command += [str(tmp_path / "recipe.yaml"), "--folder", str(tmp_path / "two")]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

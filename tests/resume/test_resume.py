@@ -50,11 +50,14 @@ def assert_bitwise(one: Path, other: Path) -> None:
                 "decoder": {"depth": 2, "width": 32, "heads": 4},
             }
         },
-        {
-            "method": {"name": "mae", "decoder": {"depth": 1, "width": 32, "heads": 4}},
-            "precision": "bf16",
-            "accumulate": 2,
-        },
+        pytest.param(
+            {
+                "method": {"name": "mae", "decoder": {"depth": 1, "width": 32, "heads": 4}},
+                "precision": "bf16",
+                "accumulate": 2,
+            },
+            marks=pytest.mark.slow,
+        ),
         {
             "method": {"name": "moco", "widths": [64, 32], "queue": 30},  # a queue that no batch divides
             "encoder": {"name": "test_resnet"},
@@ -66,16 +69,22 @@ def assert_bitwise(one: Path, other: Path) -> None:
             "optim": {"name": "lars", "base_lr": 5.0},
             "geography": {"name": "geography_aware", "clusters": 3},
         },
-        {
-            "method": {"name": "neighbor_mae", "unique": 0.5, "decoder": {"depth": 1, "width": 32, "heads": 4}},
-            "pairs": {"kinds": ["near"], "max_km": 5},
-            "accumulate": 2,
-        },
-        {
-            "method": {"name": "satmae_pp", "width": 8, "decoder": {"depth": 1, "width": 32, "heads": 4}},
-            "image": {"size_px": 16},
-            "geography": {"name": "georank"},
-        },
+        pytest.param(
+            {
+                "method": {"name": "neighbor_mae", "unique": 0.5, "decoder": {"depth": 1, "width": 32, "heads": 4}},
+                "pairs": {"kinds": ["near"], "max_km": 5},
+                "accumulate": 2,
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {
+                "method": {"name": "satmae_pp", "width": 8, "decoder": {"depth": 1, "width": 32, "heads": 4}},
+                "image": {"size_px": 16},
+                "geography": {"name": "georank"},
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["selective_mae", "mae-bf16-accumulated", "moco-sgd", "byol-lars-geography", "neighbor_mae", "satmae_pp"],
 )

@@ -42,6 +42,7 @@ def scores_of(run: Path) -> dict[str, tuple[float, float, float]]:
     return {score.metric: (score.value, score.low, score.high) for score in read_scores(run / "scores.json")}
 
 
+@pytest.mark.slow
 def test_its_runs_are_those_of_adapt(
     swept: tuple[Path, Swept], small: Callable[..., AdaptRecipe], tmp_path: Path
 ) -> None:
@@ -54,6 +55,7 @@ def test_its_runs_are_those_of_adapt(
     assert made.rows[2]["scores"] == {metric: list(values) for metric, values in alone.items()}
 
 
+@pytest.mark.slow
 def test_its_files(swept: tuple[Path, Swept]) -> None:
     folder, made = swept
     content = json.loads((folder / "sweep.json").read_text())
@@ -75,6 +77,7 @@ def test_its_files(swept: tuple[Path, Swept]) -> None:
     assert [row["run"] for row in rows] == NAMES and all(float(row["train_images_per_s"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_kept_what_is_cut_short_goes_on_and_what_dies_dies_alone(
     swept: tuple[Path, Swept], small: Callable[..., AdaptRecipe], tmp_path: Path
 ) -> None:
@@ -101,6 +104,7 @@ def swept_costs(swept: tuple[Path, Swept]) -> Any:
     return json.loads((swept[0] / "sweep.json").read_text())["costs"]
 
 
+@pytest.mark.slow
 def test_another_sweep_is_refused(swept: tuple[Path, Swept], small: Callable[..., AdaptRecipe]) -> None:
     with pytest.raises(UserError, match=r"another recipe: steps, optim\.base_lr differ"):
         sweep(small(steps=5, optim={"base_lr": 0.5}), swept[0], **GRID)

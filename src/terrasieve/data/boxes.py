@@ -20,7 +20,6 @@ from torch import Tensor
 
 from terrasieve.boxes.oriented import corners, from_polygons, rectangle
 from terrasieve.boxes.overlap import areas, common_area
-from terrasieve.data.catalog import boxes as tables
 from terrasieve.errors import UserError
 from terrasieve.section import Section
 
@@ -127,7 +126,9 @@ def find_boxes(images: pa.Table, path: Path, settings: BoxSettings) -> tuple[Box
     Raises:
         UserError: no table, no box for any image, a class that is not among ``classes``, or no oriented boxes.
     """
-    table = tables.read(path)
+    from terrasieve.data.catalog import boxes  # a machine without raster libraries trains on pixels in memory
+
+    table = boxes.read(path)
     place, windows, corner = _places(images)
     sizes = np.stack([images[name].to_numpy(zero_copy_only=False) for name in ("width", "height")], axis=1).astype(int)
     every = table.to_pylist()

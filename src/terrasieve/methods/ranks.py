@@ -5,8 +5,8 @@ regression, found in one of three ways; all are exact, and none makes a device w
 
     where               way                                          a row costs                               holds
     CPU with numba      pooling of adjacent violators                2 n steps on one number                   2 n
-    CUDA with Triton    merging of runs (``isotonic``), a program    16 to 33 steps on all n at once (n of     n
-                        per row                                      511 to 4095, measured)
+    CUDA with Triton    merging of runs (``isotonic``), a program    6 to 33 steps on all n at once (n of 511  none
+                        per row                                      and 4095, counted in a NumPy copy)
     anything else       min-max formula                              7 passes over an n x n table              3 n x n
 
 The formula is a fixed number of operations: there is nothing that could fail to converge, which is the check that an

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from terrasieve.errors import UserError
 from terrasieve.train.settings import LoopSettings
+
+_WRAPPED: WeakSet[DistributedDataParallel] = WeakSet()
 
 
 class World(NamedTuple):
@@ -56,6 +59,11 @@ def join(settings: LoopSettings) -> Iterator[World]:
     try:
         yield World(rank, size, device)
     finally:
+        # A reducer that is the last to let go of the group joins gloo's threads while it holds the interpreter's lock,
+        # and waits for ever if one of them still needs that lock to free a tensor (pytorch issue 56297).
+        for model in _WRAPPED:
+            del model.reducer, model.logger, model.process_group
+        _WRAPPED.clear()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -79,7 +87,9 @@ def spread(method: nn.Module, settings: LoopSettings, world: World) -> nn.Module
         if hasattr(method, "predict"):
             register_fsdp_forward_method(method, "predict")  # or it would meet weights that are not gathered
         return method
-    return DistributedDataParallel(method, device_ids=[world.device] if world.device.type == "cuda" else None)
+    wrapped = DistributedDataParallel(method, device_ids=[world.device] if world.device.type == "cuda" else None)
+    _WRAPPED.add(wrapped)
+    return wrapped
 
 
 def unsynchronised(model: nn.Module, last: bool) -> AbstractContextManager[None]:

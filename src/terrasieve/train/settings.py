@@ -6,7 +6,6 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from terrasieve.data import catalog
 from terrasieve.data.augment import ImageSettings
 from terrasieve.data.batches import check_size
 from terrasieve.data.boxes import BoxSettings
@@ -177,9 +176,11 @@ class TaskSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _catalogued(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("masks"):
+        if not isinstance(given, dict) or given.get("masks") or not str(given.get("data")).startswith("catalog:"):
             return given
-        masks = catalog.masks_of(str(given.get("data")))
+        from terrasieve.data import catalog  # a machine without raster libraries trains on pixels in memory
+
+        masks = catalog.masks_of(str(given["data"]))
         return given if masks is None else {**given, "masks": masks}
 
 
