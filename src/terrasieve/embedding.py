@@ -31,10 +31,11 @@ from terrasieve.imagery import geo
 from terrasieve.nn.convolution import ConvEncoder
 from terrasieve.nn.encoder import Encoder
 from terrasieve.scenes import cog, table
-from terrasieve.scenes.blend import Rows, Tiling, blended, tiling
+from terrasieve.scenes.blend import Rows, blended
 from terrasieve.scenes.preview import write_preview
 from terrasieve.scenes.scene import Scene, open_scene
 from terrasieve.scenes.store import RowStore, folder_beside
+from terrasieve.scenes.windows import Tiling, tiling
 
 Preview = Literal["pca", "kmeans"]
 Progress = Callable[[int, int], None]

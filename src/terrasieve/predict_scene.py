@@ -1,7 +1,8 @@
 """Predict a scene: what ``terrasieve predict`` does with a fine-tuned run and one raster of any size.
 
 After ``predict``, which loads runs and predicts the images of manifests. A segmentation's windows overlap, their logits
-are blended (``scenes.blend``), and the classes are written as a COG that lies where the scene lies.
+are blended (``scenes.blend``), and the classes are written as a COG that lies where the scene lies. A detection's boxes
+are merged (``scenes.found``) and written as polygons on the ground.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from terrasieve.batch import IGNORED, Batch
 from terrasieve.errors import UserError
 from terrasieve.files import held
 from terrasieve.methods import Adapter
+from terrasieve.methods.detector import DetectorSettings
 from terrasieve.predict import Adapted, load_adapted
-from terrasieve.scenes import cog
-from terrasieve.scenes.blend import Rows, Tiling, blended, tiling
+from terrasieve.scenes import cog, found, vector
+from terrasieve.scenes.blend import Rows, blended
 from terrasieve.scenes.scene import Scene, open_scene
 from terrasieve.scenes.store import RowStore, folder_beside
+from terrasieve.scenes.windows import Tiling, tiling
 from terrasieve.train.picture import palette
 
 LARGEST_VALUES = 1 << 28  # of the blended rows of a scene: 1 GB
@@ -37,6 +40,24 @@ class Mapped(NamedTuple):
     path: Path
     shares: dict[str, float]
     before: int
+
+    def lines(self) -> list[str]:
+        """Say it."""
+        shares = sorted(self.shares.items(), key=lambda item: -item[1])
+        return [*_before(self.before), *(f"{100 * share:6.2f} %  {name}" for name, share in shares), str(self.path)]
+
+
+class Detected(NamedTuple):
+    """The file that was written, how many objects of each class, and rows of windows done before."""
+
+    path: Path
+    counts: dict[str, int]
+    before: int
+
+    def lines(self) -> list[str]:
+        """Say it."""
+        counts = sorted(self.counts.items(), key=lambda item: -item[1])
+        return [*_before(self.before), *(f"{count:9,}  {name}" for name, count in counts), str(self.path)]
 
 
 def predict_scene(
@@ -71,6 +92,8 @@ def predict_scene(
     """
     cog.check_target(out, (".tif", ".tiff"))
     model = load_adapted(run)
+    if model.settings.task.boxes is not None:
+        raise UserError(f"-o {out}: {run} finds boxes; give a name that ends in {' or '.join(vector.DRIVERS)}.")
     if model.settings.task.masks is None:
         raise UserError(
             f"{run} is no segmentation, and a scene as a whole has no class. Cut it (terrasieve slice) and predict the "
@@ -83,10 +106,7 @@ def predict_scene(
     plan = tiling(scene, 1, window_px or model.image_px, overlap)
     _check_memory(plan, len(model.classes))
     shape = (scene.height, scene.width, 2 if probability else 1)
-    about = {
-        "model": _digest(run), "scene": scene.stamp(), "bands": list(scene.bands),
-        "tiling": [*plan.side, *plan.overlap], "batch_size": batch_size,
-    }  # fmt: skip
+    about = _about(run, scene, plan, batch_size)
     with held(folder_beside(out), "-o"):
         store = RowStore(folder_beside(out), shape, "uint8", about)
         before = store.done
@@ -101,6 +121,74 @@ def predict_scene(
         shares = _shares(store, model.classes)
         store.remove()
     return Mapped(out, shares, before)
+
+
+def detect_scene(
+    run: Path,
+    source: str | Path,
+    out: Path,
+    *,
+    window_px: tuple[int, int] | None = None,
+    overlap: float = 0.25,
+    bands: tuple[str, ...] | None = None,
+    least_score: float = 0.0,
+    batch_size: int = 8,
+    on_windows: Callable[[int, int], None] | None = None,
+) -> Detected:
+    """Find the objects of a whole scene, each once; an interrupted search goes on with the windows that are missing.
+
+    Args:
+        run: folder of a fine-tuned detection.
+        source: raster that says where it lies.
+        out: ``.gpkg``, polygons in the scene's CRS, or ``.geojson``, in degrees; attributes ``class`` and ``score``.
+        window_px: height and width of the windows in pixels of the scene; None = as in training.
+        overlap: share of a window's side, in [0, 1); objects no larger than it are never cut.
+        bands: of the scene that stand for the run's.
+        least_score: objects with less are left out.
+        batch_size: windows at a time.
+        on_windows: called with windows done and their total.
+
+    Raises:
+        UserError: for anything that a user can mend.
+    """
+    cog.check_target(out, tuple(vector.DRIVERS))
+    model = load_adapted(run)
+    settings = model.settings
+    if settings.task.boxes is None:
+        raise UserError(f"-o {out}: {run} finds no boxes; the map of a segmentation is a .tif.")
+    scene = open_scene(source, settings.image.bands or (), bands)
+    vector.check_place(scene, out)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.method.to(device)
+    plan = tiling(scene, 1, window_px or model.image_px, overlap)
+    most = cast(DetectorSettings, settings.method).most
+    shape = (len(plan.down), len(plan.across), most * found.FIELDS)
+    about = _about(run, scene, plan, batch_size)
+    with held(folder_beside(out), "-o"):
+        store = RowStore(folder_beside(out), shape, "float64", about)
+        before = store.done
+        for row in found.find(
+            scene, cast(Adapter, model.method).predict, plan, settings.image, most, first=before,
+            batch_size=batch_size, seed=settings.seed, device=device, on_windows=on_windows,
+        ):  # fmt: skip
+            store.append(row)
+        objects = found.merged((store.rows(row, row + 1) for row in range(shape[0])), plan, least_score)
+        vector.write_objects(objects, model.classes, scene, out, store.folder)
+        store.remove()
+    counts = np.bincount(objects.classes, minlength=len(model.classes)).tolist()
+    return Detected(out, dict(zip(model.classes, counts, strict=True)), before)
+
+
+def _before(rows: int) -> list[str]:
+    return [f"note: went on after {rows:,} rows"] if rows else []
+
+
+def _about(run: Path, scene: Scene, plan: Tiling, batch_size: int) -> dict[str, Any]:
+    """Return what must be the same for a prediction to go on."""
+    return {
+        "model": _digest(run), "scene": scene.stamp(), "bands": list(scene.bands),
+        "tiling": [*plan.side, *plan.overlap], "batch_size": batch_size,
+    }  # fmt: skip
 
 
 def _network(model: Adapted, plan: Tiling) -> Callable[[Batch, torch.Generator], Tensor]:
@@ -127,8 +215,8 @@ def decided(rows: Rows, probability: bool) -> NDArray[np.uint8]:
     bands = [logits.argmax(0).to(torch.uint8)]
     if probability:
         bands.append((100 * logits.softmax(0).amax(0)).round().to(torch.uint8))
-    found: NDArray[np.uint8] = np.where(rows.valid[..., None], torch.stack(bands, -1).numpy(), np.uint8(IGNORED))
-    return found
+    classes: NDArray[np.uint8] = np.where(rows.valid[..., None], torch.stack(bands, -1).numpy(), np.uint8(IGNORED))
+    return classes
 
 
 def _check_memory(plan: Tiling, classes: int) -> None:

@@ -32,7 +32,7 @@ class ByBrightness(torch.nn.Module):
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     image = ImageSettings(size_px=16, bands=NAMES, mean=(0.0, 0.0), std=(1.0, 1.0))
-    settings = SimpleNamespace(image=image, seed=0, task=SimpleNamespace(masks=object()))
+    settings = SimpleNamespace(image=image, seed=0, task=SimpleNamespace(masks=object(), boxes=None))
     model: Any = SimpleNamespace(settings=settings, method=ByBrightness(), classes=("a", "b", "c"), image_px=(16, 16))
     monkeypatch.setattr(predict_scene, "load_adapted", lambda _: model)
     (tmp_path / "model.safetensors").write_bytes(b"weights")

@@ -21,9 +21,10 @@ from terrasieve.data.augment import ImageSettings
 from terrasieve.errors import UserError
 from terrasieve.evaluate.patches import feature_map
 from terrasieve.nn.encoder import Encoder, EncoderSettings
-from terrasieve.scenes.blend import blended, ramp, starts, tiling
+from terrasieve.scenes.blend import blended, ramp
 from terrasieve.scenes.scene import Scene, open_scene
 from terrasieve.scenes.store import RowStore
+from terrasieve.scenes.windows import starts, tiling
 
 from .scene_file import NAMES, write_scene
 
