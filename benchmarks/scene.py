@@ -67,5 +67,5 @@ if __name__ == "__main__":
         run = getattr(given, name)
         if run is not None:
             command = ["terrasieve", "embed" if name == "embed" else "predict", str(run), str(scene)]
-            command += ["-o", str(given.out / how[0]), *how[1:], "--window", given.window]
+            command += ["-o", str(given.out / how[0]), *how[1:], "--window", given.window, "--bands", "red,green,blue"]
             print(" ".join(command), "->", measured(command), flush=True)

@@ -41,6 +41,7 @@ ORDER = [
         "predict_scene",
         "analyse",
         "embedding",
+        "searching",
         "subsets",
         "mapping",
         "cataloguing",

@@ -85,32 +85,42 @@ def writing(path: Path, width: int, about: dict[str, Any]) -> Iterator[Writer]:
         file.add_key_value_metadata({"geo": json.dumps(writer.geo()), KEY.decode(): json.dumps(about)})
 
 
-def read(path: Path) -> tuple[pa.Table, NDArray[np.float32], dict[str, Any]]:
-    """Read a table: its rows' places, their vectors (N, D), and what they were made with.
+def opened(path: Path) -> tuple[pq.ParquetFile, int, dict[str, Any]]:
+    """Open a table to read it a part at a time: the file, the vectors' length, and what they were made with.
 
     Raises:
         UserError: no such file, or no table of embeddings.
     """
     try:
-        table, stored = pq.read_table(path), pq.read_metadata(path).metadata or {}
+        file = pq.ParquetFile(path)
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}. Make one with terrasieve embed RUN IMAGES -o {path}.") from error
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path} is no Parquet file that can be read ({error}); make it with terrasieve embed."
         ) from error
-    lacking = [name for name in (*PLACE, "vector") if name not in table.column_names]
+    columns = file.schema_arrow
+    lacking = [name for name in (*PLACE, "vector") if name not in columns.names]
     if lacking:
         raise UserError(f"{path} has no column {', '.join(lacking)}; make it with terrasieve embed.")
-    if not len(table):
+    if not file.metadata.num_rows:
         raise UserError(f"{path} has no rows.")
-    column = table["vector"].combine_chunks()
-    kind = column.type
+    kind = columns.field("vector").type
     if not pa.types.is_fixed_size_list(kind):
         raise UserError(f"{path}: column vector is {kind}, not a list of fixed length; make it with terrasieve embed.")
-    vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    about = json.loads(stored.get(KEY, b"{}"))
-    return table.drop_columns(["vector"]), vectors.reshape(len(table), kind.list_size), about
+    return file, kind.list_size, json.loads((file.metadata.metadata or {}).get(KEY, b"{}"))
+
+
+def read(path: Path) -> tuple[pa.Table, NDArray[np.float32], dict[str, Any]]:
+    """Read a table: its rows' places, their vectors (N, D), and what they were made with.
+
+    Raises:
+        UserError: no such file, or no table of embeddings.
+    """
+    file, width, about = opened(path)
+    table = file.read()
+    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return table.drop_columns(["vector"]), flat.astype(np.float32, copy=False).reshape(-1, width), about
 
 
 def places(rows: Sequence[dict[str, Any]]) -> pa.Table:
