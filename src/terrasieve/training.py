@@ -81,6 +81,7 @@ def predict(
     how: dict[str, Any] = {"window_px": None if window is None else (window, window), "overlap": overlap}
     if kind is not None:
         how["bands"] = tuple(bands.split(",")) if bands else None
+        done: scenes.Mapped | scenes.Detected
         with counting("predict", "windows") as tick:
             if kind == "map":
                 done = scenes.predict_scene(run, images, output, probability=probability, on_windows=tick, **how)

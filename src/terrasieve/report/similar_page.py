@@ -99,7 +99,8 @@ def write_similar(
 def codes(unit_ND: NDArray[np.float32]) -> bytes:
     """Return vectors with one signed byte a value, the largest of each vector 127: a cosine is off by less than .01."""
     largest = np.abs(unit_ND).max(1, keepdims=True)
-    return np.rint(unit_ND / np.maximum(largest, 1e-12) * 127).astype(np.int8).tobytes()
+    rounded: NDArray[np.int8] = np.rint(unit_ND / np.maximum(largest, 1e-12) * 127).astype(np.int8)
+    return rounded.tobytes()
 
 
 class _Thumb(NamedTuple):
@@ -181,7 +182,7 @@ def _map(pool: Pool) -> tuple[Markup, list[list[float] | None]]:
     """Return the map below the marks as SVG, and each mark's x, y, width, height on it; nothing without places."""
     if len(set(pool.uris)) == 1 and all(window is not None for window in pool.windows):
         return _scene(pool)
-    there = np.isfinite(pool.lonlat_N2).all(1)
+    there = np.isfinite(pool.lonlat_N2[:, 0])
     if not there.any():
         return Markup(""), [None] * len(there)
     frame = Frame(pool.lonlat_N2[there, 0], pool.lonlat_N2[there, 1])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,49 +41,16 @@ class Places(NamedTuple):
     lonlat_N2: NDArray[np.float64]
 
 
-class Vectors(Protocol):
-    """N vectors of D values.
+class TableVectors:
+    """Vectors of a table, see ``scenes.table``.
 
     Attributes:
         count, width: N and D.
-        columns: of a scene's cells, which follow each other row by row; None: the vectors are no grid.
+        columns: None: they are no grid.
         made_of: what the images are.
     """
 
-    count: int
-    width: int
-    columns: int | None
-    made_of: str
-
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Return all vectors, (n, D) at a time; NaN where there is no data."""
-
-    def places(self, rows: Sequence[int]) -> Places:
-        """Return where vectors are from."""
-
-    def find(self, like: str) -> int:
-        """Return the row of an id, or of "longitude,latitude".
-
-        Raises:
-            UserError: there is none.
-        """
-
-
-def open_vectors(path: Path) -> Vectors:
-    """Open a file of ``terrasieve embed``.
-
-    Raises:
-        UserError: it is none.
-    """
-    if not path.is_file():
-        raise UserError(f"There is no file {path}. Make one with terrasieve embed RUN IMAGES -o {path}.")
-    return MapVectors(path) if path.suffix.lower() in (".tif", ".tiff") else TableVectors(path)
-
-
-class TableVectors:
-    """Vectors of a table, see ``scenes.table``."""
-
-    columns = None
+    columns: int | None = None
 
     def __init__(self, path: Path) -> None:
         self._file, self.width, about = table.opened(path)
@@ -104,7 +71,11 @@ class TableVectors:
         return Places(some["id"].to_pylist(), some["uri"].to_pylist(), windows, np.stack(lonlat, 1))
 
     def find(self, like: str) -> int:
-        """Return the row of an id, or of "longitude,latitude"."""
+        """Return the row of an id, or of "longitude,latitude".
+
+        Raises:
+            UserError: there is none.
+        """
         point = lonlat_of(like)
         if point is None:
             row = int(pc.index(self._rows["id"], like).as_py())
@@ -127,14 +98,23 @@ class TableVectors:
 
 
 class MapVectors:
-    """Vectors of the cells of a scene, see ``scenes.cog``."""
+    """Vectors of the cells of a scene, see ``scenes.cog``; row by row.
+
+    Attributes:
+        count, width: N and D.
+        columns: of cells.
+        made_of: the scene.
+        cell_px: side of a cell in its pixels.
+    """
+
+    columns: int | None
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with rasterio.open(path) as file:
                 tags, self.width, self._block = file.tags(), file.count, file.block_shapes[0][0]
-                self._rows, self.columns = file.height, file.width
+                self._rows, self._across = int(file.height), int(file.width)
                 self._transform = tuple(file.transform)[:6]
                 self._crs = None if file.crs is None else file.crs.to_wkt()
         except RasterioError as error:
@@ -144,19 +124,19 @@ class MapVectors:
         if "terrasieve_encoder" not in tags:
             raise UserError(f"{path} is no map of features; make one with terrasieve embed RUN SCENE -o features.tif.")
         self.made_of, self.cell_px = tags["terrasieve_scene"], int(tags["cell_px"])
-        self.count = self._rows * self.columns
+        self.columns, self.count = self._across, self._rows * self._across
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Return all vectors, (n, D) at a time; NaN where there is no data."""
         with rasterio.Env(GDAL_CACHEMAX=64), rasterio.open(self.path) as file:
             for top in range(0, self._rows, self._block):
                 rows = min(self._block, self._rows - top)
-                values = file.read(window=rasterio.windows.Window(0, top, self.columns, rows))
+                values = file.read(window=rasterio.windows.Window(0, top, self._across, rows))
                 yield values.reshape(self.width, -1).T.astype(np.float32, copy=False)
 
     def places(self, rows: Sequence[int]) -> Places:
         """Return where vectors are from."""
-        down, across = np.divmod(np.asarray(rows, np.int64), self.columns)
+        down, across = np.divmod(np.asarray(rows, np.int64), self._across)
         lonlat = np.full((len(down), 2), np.nan)
         if self._crs is not None:
             one = np.ones_like(down)
@@ -169,7 +149,11 @@ class MapVectors:
         return Places(ids, [self.made_of] * len(ids), windows, lonlat)
 
     def find(self, like: str) -> int:
-        """Return the row of "longitude,latitude"; of a map without a CRS, of "x,y" in pixels of the scene."""
+        """Return the row of "longitude,latitude"; of a map without a CRS, of "x,y" in pixels of the scene.
+
+        Raises:
+            UserError: it does not lie in the scene, or has another form.
+        """
         point = lonlat_of(like)
         if point is None:
             raise UserError(f"--like {like}: of a scene, give LON,LAT in degrees.")
@@ -178,9 +162,23 @@ class MapVectors:
         else:
             ground = Transformer.from_crs("OGC:CRS84", self._crs, always_xy=True).transform(*point)
             x, y = ~rasterio.Affine(*self._transform) * ground
-        if not (0 <= x < self.columns and 0 <= y < self._rows):
+        if not (0 <= x < self._across and 0 <= y < self._rows):
             raise UserError(f"--like {like}: the scene {self.made_of} does not hold this place.")
-        return int(y) * self.columns + int(x)
+        return int(y) * self._across + int(x)
+
+
+Vectors = TableVectors | MapVectors
+
+
+def open_vectors(path: Path) -> Vectors:
+    """Open a file of ``terrasieve embed``.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path}. Make one with terrasieve embed RUN IMAGES -o {path}.")
+    return MapVectors(path) if path.suffix.lower() in (".tif", ".tiff") else TableVectors(path)
 
 
 def lonlat_of(like: str) -> tuple[float, float] | None:
