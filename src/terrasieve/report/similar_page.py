@@ -27,7 +27,7 @@ from terrasieve.report.render import data_uri, source, write_page
 
 THUMB_PX, OVERVIEW_PX = 80, 1000
 AROUND = 2  # cells of a scene that a thumbnail shows on each side of the one that it is of
-LEAST_PX = 7.0  # of a mark on a map of the world
+LEAST_PX = 7.0  # of a mark on a map
 
 Window = tuple[int, int, int, int]
 Box = tuple[float, float, float, float]
@@ -207,9 +207,13 @@ def _scene(pool: Pool) -> tuple[Markup, list[list[float] | None]]:
     scale = OVERVIEW_PX / max(head.width, head.height)
     width, height = head.width * scale, head.height * scale
     picture = data_uri("image/jpeg", jpeg(stretch.to_bytes(shown), 80))
-    marks: list[list[float] | None] = [
-        [round(side * scale, 1) for side in window] for window in pool.windows if window is not None
-    ]
+    marks: list[list[float] | None] = []
+    for window in pool.windows:
+        assert window is not None
+        left, top, *sides = (side * scale for side in window)
+        more = [max(0.0, LEAST_PX - side) / 2 for side in sides]
+        square = [left - more[0], top - more[1], sides[0] + 2 * more[0], sides[1] + 2 * more[1]]
+        marks.append([round(side, 1) for side in square])
     svg = (
         f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="The scene, its places coloured by '
         f'similarity"><image href="{picture}" width="{width:.1f}" height="{height:.1f}" preserveAspectRatio="none"/>'
