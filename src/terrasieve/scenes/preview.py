@@ -47,14 +47,15 @@ def write_preview(
     Returns:
         ``path``.
     """
-    features = _sample(store, seed)
-    colour = by_components(features) if kind == "pca" else by_clusters(features, clusters, seed)
     rows, columns, _ = store.shape
     picture = np.full((rows, columns, 3), 255, np.uint8)
-    for top in range(0, rows, _BLOCK):
-        block = store.rows(top, top + _BLOCK)
-        real = np.isfinite(block[..., 0])
-        picture[top : top + len(block)][real] = colour(block[real])
+    features = _sample(store, seed)
+    if len(features):
+        colour = by_components(features) if kind == "pca" else by_clusters(features, clusters, seed)
+        for top in range(0, rows, _BLOCK):
+            block = store.rows(top, top + _BLOCK)
+            real = np.isfinite(block[..., 0])
+            picture[top : top + len(block)][real] = colour(block[real])
     factor = LONGEST_PX / max(scene.width, scene.height)
     size = max(1, round(scene.width * factor)), max(1, round(scene.height * factor))
     scale = cell_px * factor
