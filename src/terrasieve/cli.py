@@ -179,7 +179,7 @@ COMMANDS: list[tuple[Callable[..., None], str]] = [
         "Examples: terrasieve adapt recipes/rvit_tiny_ucmerced.yaml task.data=folder:ucmerced "
         "method.drop.ratio=0.75  ·  terrasieve adapt --resume runs/my_run",
     ),
-    (training.predict, "Example: terrasieve predict runs/my_run scenes.parquet -o maps/"),
+    (training.predict, training.PREDICT_EXAMPLES),
     (sweep, "Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2"),
     (study.study, study.EXAMPLES),
     (evaluate.evaluate, evaluate.EXAMPLES),

@@ -56,6 +56,12 @@ def adapt(
         raise typer.Exit(130)
 
 
+PREDICT_EXAMPLES = (
+    "Examples: terrasieve predict runs/my_run imagery.parquet -o maps/  ·  "
+    "terrasieve predict runs/my_run scene.tif -o map.tif  ·  terrasieve predict runs/my_run scene.tif -o found.gpkg"
+)
+
+
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run of terrasieve adapt.")],
     images: Annotated[str, typer.Argument(help="Manifest (.parquet) of the images, or one scene (GeoTIFF, COG, ...).")],
