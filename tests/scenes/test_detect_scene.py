@@ -227,6 +227,12 @@ def test_mistakes_are_named(run: Run, tmp_path: Path) -> None:
     nowhere = write_spots(tmp_path / "nowhere.tif", SPOTS, crs=None, transform=None)
     with pytest.raises(UserError, match="does not say where it lies"):
         predict_scene.detect_scene(folder, nowhere, tmp_path / "found.gpkg")
+    local = write_spots(tmp_path / "local.tif", SPOTS, crs='LOCAL_CS["plan",UNIT["metre",1]]')
+    with pytest.raises(UserError, match=r"has no degrees on Earth.*write a .gpkg"):
+        predict_scene.detect_scene(folder, local, tmp_path / "found.geojson")
+    assert sum(predict_scene.detect_scene(folder, local, tmp_path / "found.gpkg").counts.values()) == len(SPOTS)
+    with pytest.raises(UserError, match="--window: 0 x 0"):
+        predict_scene.detect_scene(folder, local, tmp_path / "found.gpkg", window_px=(0, 0))
     with pytest.raises(UserError, match=r"finds boxes; give a name that ends in .gpkg or .geojson"):
         predict_scene.predict_scene(folder, nowhere, tmp_path / "map.tif")
     with pytest.raises(UserError, match=r"ends in .gpkg or .geojson"):

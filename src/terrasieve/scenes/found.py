@@ -99,6 +99,8 @@ def find(
                 row[n, : len(placed)] = torch.cat([placed.flatten(1), found_KF[:, -2:]], 1).numpy()
             if on_windows:
                 on_windows(number * len(across) + some[-1] + 1, tiling.windows)
+        if on_windows:
+            on_windows((number + 1) * len(across), tiling.windows)
         yield row.reshape(1, len(across), most * FIELDS)
 
 

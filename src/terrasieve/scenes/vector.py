@@ -14,6 +14,7 @@ import shapely
 
 from terrasieve.errors import UserError
 from terrasieve.files import written_aside
+from terrasieve.imagery import geo
 from terrasieve.scenes.found import Objects
 from terrasieve.scenes.scene import Scene
 
@@ -22,7 +23,7 @@ LAYER = "objects"
 
 
 def check_place(scene: Scene, out: Path) -> None:
-    """Check that a scene says where it lies.
+    """Check that a scene says where it lies, for GeoJSON on Earth.
 
     Raises:
         UserError: if it does not.
@@ -31,6 +32,10 @@ def check_place(scene: Scene, out: Path) -> None:
         raise UserError(
             f"{scene.uri} does not say where it lies, so {out.name} could not either. Cut it (terrasieve slice) and "
             "predict the manifest of its windows: their boxes are in pixels."
+        )
+    if DRIVERS[out.suffix.lower()] == "GeoJSON" and not geo.is_on_earth(scene.crs):
+        raise UserError(
+            f"-o {out}: the CRS of {scene.uri} has no degrees on Earth, which GeoJSON is in; write a .gpkg."
         )
 
 

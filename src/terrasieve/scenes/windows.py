@@ -63,8 +63,10 @@ def tiling(scene: Scene, cell_px: int, side: tuple[int, int], overlap: float) ->
         overlap: share of a window's side, in [0, 1).
 
     Raises:
-        UserError: an overlap out of range.
+        UserError: an overlap out of range, or a window without a cell.
     """
+    if min(side) < 1:
+        raise UserError(f"--window: {side[0]} x {side[1]}; choose 1 or more.")
     if not 0 <= overlap < 1:
         raise UserError(f"--overlap: {overlap} of a window; choose a share in [0, 1).")
     shared = min(round(overlap * side[0]), side[0] - 1), min(round(overlap * side[1]), side[1] - 1)
