@@ -239,6 +239,20 @@ def test_mistakes_are_named(run: Run, tmp_path: Path) -> None:
         predict_scene.detect_scene(folder, nowhere, tmp_path / "found.shp")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-o", "found.gpkg", "--probability"], "--probability is for a scene's map"),
+        (["-o", "map.tif", "--least-score", "0.5"], "--least-score is for a scene's boxes"),
+        (["-o", "folder"], "one file is made; give a .tif, of boxes a .gpkg or .geojson"),
+    ],
+)
+def test_options_of_the_command_that_do_not_fit_are_named(tmp_path: Path, options: list[str], words: str) -> None:
+    scene = write_spots(tmp_path / "scene.tif", SPOTS)
+    result = CliRunner().invoke(app, ["predict", str(tmp_path), str(scene), *options])
+    assert isinstance(result.exception, UserError) and words in str(result.exception)
+
+
 @pytest.mark.parametrize("oriented", [False, True])
 def test_the_real_detectors_run_on_a_scene(tmp_path: Path, oriented: bool) -> None:
     """Untrained weights find nothing of use, but they go the whole way, from a run's folder by the command."""
