@@ -24,7 +24,7 @@ from terrasieve.files import held
 from terrasieve.methods import Adapter
 from terrasieve.methods.detector import DetectorSettings
 from terrasieve.predict import Adapted, load_adapted
-from terrasieve.scenes import cog, found, vector
+from terrasieve.scenes import cog, found, outlines
 from terrasieve.scenes.blend import Rows, blended
 from terrasieve.scenes.scene import Scene, open_scene
 from terrasieve.scenes.store import RowStore, folder_beside
@@ -93,7 +93,7 @@ def predict_scene(
     cog.check_target(out, (".tif", ".tiff"))
     model = load_adapted(run)
     if model.settings.task.boxes is not None:
-        raise UserError(f"-o {out}: {run} finds boxes; give a name that ends in {' or '.join(vector.DRIVERS)}.")
+        raise UserError(f"-o {out}: {run} finds boxes; give a name that ends in {' or '.join(outlines.DRIVERS)}.")
     if model.settings.task.masks is None:
         raise UserError(
             f"{run} is no segmentation, and a scene as a whole has no class. Cut it (terrasieve slice) and predict the "
@@ -151,13 +151,13 @@ def detect_scene(
     Raises:
         UserError: for anything that a user can mend.
     """
-    cog.check_target(out, tuple(vector.DRIVERS))
+    cog.check_target(out, tuple(outlines.DRIVERS))
     model = load_adapted(run)
     settings = model.settings
     if settings.task.boxes is None:
         raise UserError(f"-o {out}: {run} finds no boxes; the map of a segmentation is a .tif.")
     scene = open_scene(source, settings.image.bands or (), bands)
-    vector.check_place(scene, out)
+    outlines.check_place(scene, out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.method.to(device)
     plan = tiling(scene, 1, window_px or model.image_px, overlap)
@@ -173,7 +173,7 @@ def detect_scene(
         ):  # fmt: skip
             store.append(row)
         objects = found.merged((store.rows(row, row + 1) for row in range(shape[0])), plan, least_score)
-        vector.write_objects(objects, model.classes, scene, out, store.folder)
+        outlines.write_objects(objects, model.classes, scene, out, store.folder)
         store.remove()
     counts = np.bincount(objects.classes, minlength=len(model.classes)).tolist()
     return Detected(out, dict(zip(model.classes, counts, strict=True)), before)

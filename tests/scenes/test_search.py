@@ -45,7 +45,7 @@ def naive(vectors: np.ndarray, query: int) -> np.ndarray:
     return (centred @ centred[query]) / lengths / lengths[query]
 
 
-def images_file(folder: Path, count: int = 60) -> tuple[Path, np.ndarray, list[dict[str, Any]]]:
+def images_file(folder: Path, count: int = 60, placed: bool = True) -> tuple[Path, np.ndarray, list[dict[str, Any]]]:
     """A table of images on a grid of the ground; the last cannot be read."""
     vectors, rows = drawn(count), []
     for number in range(count):
@@ -56,6 +56,8 @@ def images_file(folder: Path, count: int = 60) -> tuple[Path, np.ndarray, list[d
         rows.append(
             {"id": manifest.row_id(str(path)), "uri": str(path), "lon": lon, "lat": lat, "geometry": wkb(outline)}
         )
+        if not placed:
+            rows[-1] |= {"lon": None, "lat": None, "geometry": None}
     (folder / f"{count - 1:03d}.png").write_bytes(b"no picture")
     out = folder / "vectors.parquet"
     with table.writing(out, WIDTH, {"made_of": "images.parquet"}) as writer:
@@ -141,6 +143,8 @@ def test_a_place_is_found_by_its_coordinates(tmp_path: Path) -> None:
     assert opened.find("10.33,49.98") == 3 and opened.find(rows[5]["id"]) == 5
     with pytest.raises(UserError, match=r"no image holds this place; the nearest, .*, is \d+"):
         opened.find("10.35,52")
+    with pytest.raises(UserError, match="no row says where it lies"):
+        open_vectors(images_file(tmp_path, placed=False)[0]).find("10.33,49.98")
     with pytest.raises(UserError, match="no row has this id"):
         opened.find("nothing")
     with pytest.raises(UserError, match="does not hold this place"):

@@ -97,6 +97,20 @@ def test_cells_of_a_scene_lie_on_its_picture(browser: Any, tmp_path: Path) -> No
     page.close()
 
 
+def test_images_without_a_place_have_no_map(browser: Any, tmp_path: Path) -> None:
+    path, vectors, rows = images_file(tmp_path, placed=False)
+    ids = [row["id"] for row in rows]
+    search(path, ids[7], tmp_path / "page.html", count=12)
+    page, wrong = opened(browser, tmp_path / "page.html")
+    assert page.locator("#map").count() == 0 and page.locator("#asked .place").text_content() == "007.png"
+    second = ids.index(page.evaluate(SHOWN)[1])
+    page.locator("#hits button").nth(1).click()
+    page.wait_for_function(f"document.querySelector('#asked .id').textContent.includes('{ids[second]}')")
+    nearly(page.evaluate(SHOWN), ids, naive(vectors, second), second)
+    assert wrong == []
+    page.close()
+
+
 @pytest.mark.parametrize("width", [360, 900, 1300])
 def test_nothing_sticks_out(browser: Any, tmp_path: Path, width: int) -> None:
     path, _ = map_file(tmp_path)

@@ -1,6 +1,6 @@
 """Found: the objects of a scene, from what a detector finds in overlapping windows; each object once.
 
-Between ``windows`` and ``vector``. What each window finds is kept until all are done (``store``), then merged:
+Between ``windows`` and ``outlines``. What each window finds is kept until all are done (``store``), then merged:
 
 1. Every window owns the part of the scene up to the middle of its overlap with the next one. A box counts if its centre
    lies in that part, or so little beyond it (a quarter of the overlap) that two windows may each have placed the centre

@@ -1,4 +1,4 @@
-"""Vector: the objects of a scene as outlines on the ground, GeoPackage or GeoJSON.
+"""Outlines: the objects of a scene as polygons on the ground, GeoPackage or GeoJSON.
 
 After ``found``. Written by GDAL (pyogrio): a GeoPackage in the scene's CRS; GeoJSON in degrees of WGS 84, as RFC 7946
 asks, whatever the scene's CRS.
