@@ -127,7 +127,8 @@ def with_redundancy(settings: AdaptRecipe, task: Divided, world: World | None = 
         return task
     encoder = None
     if drop.of == "embeddings":
-        encoder = Encoder(settings.encoder, len(task.images.bands), settings.image.shape_px, settings.seed).eval()
+        bands = task.images.bands
+        encoder = Encoder(settings.encoder, len(bands), settings.image.shape_px, settings.seed, bands).eval()
     image = settings.image.model_dump(mode="json", exclude={"augment"})
     depends = [manifest.content_hash(task.table), image, settings.encoder.patch_px, drop.of, drop.reduction]
     depends += [settings.encoder.model_dump(mode="json"), settings.seed] if encoder else []

@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from terrasieve import assess, manifest
+from terrasieve import manifest, opened
 from terrasieve.data import images as imagery
 from terrasieve.data.augment import ImageSettings
 from terrasieve.errors import UserError
@@ -74,7 +74,7 @@ def load_encoder(folder: Path) -> Trained:
                 f"{folder} is neither a run folder (recipe.yaml) nor an exported one (config.json). "
                 "Runs are made by terrasieve pretrain, exports by terrasieve export."
             )
-        settings, encoder = assess.load_run(folder)
+        settings, encoder = opened.load_run(folder)
         if not isinstance(encoder, Encoder):
             raise UserError(f"{folder}: redundancy is measured on the patches of a ViT, and {encoder.name} is none.")
         return Trained(encoder, settings.image, _digest(folder / "weights.safetensors"))

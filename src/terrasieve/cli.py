@@ -132,18 +132,24 @@ def index(
     out.print(f"manifest: {output}", markup=False)
 
 
-@app.command(epilog="Example: terrasieve export runs/my_run -o backbone/")
+@app.command(epilog="Example: terrasieve export runs/my_run -o backbone/ --format timm,onnx")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
+    format: Annotated[
+        str, typer.Option(help="Beside timm's, comma-separated: torchgeo, torchvision, onnx, torch_export.")
+    ] = "timm",
 ) -> None:
-    """Write a run's encoder as a folder that timm loads, with a model card."""
-    from terrasieve import assess
+    """Write a run's encoder as a folder that timm loads, with a model card, and in other formats, each checked."""
+    from terrasieve import assess, entries
     from terrasieve.display import out
 
-    assess.export_run(run, output, overwrite=overwrite)
+    formats = tuple(name.strip() for name in format.split(","))
+    assess.export_run(run, output, overwrite=overwrite, formats=formats)
     out.print(f"{output}: load with timm.create_model('local-dir:{output}', pretrained=True)", markup=False)
+    for name in entries.further(formats):
+        out.print(f"{output / entries.FILES[name]}: {name}; {output / 'README.md'} says how to load it", markup=False)
 
 
 @app.command(epilog="Example: terrasieve report runs/my_run")

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from terrasieve import analyse, assess, manifest
+from terrasieve import analyse, manifest, opened
 from terrasieve.batch import Batch
 from terrasieve.data import images as imagery
 from terrasieve.data.augment import ImageSettings
@@ -82,7 +82,7 @@ def load_encoder(folder: Path) -> Source:
     """
     if (folder / "config.json").is_file() or not (folder / "recipe.yaml").is_file():
         return Source(*analyse.load_encoder(folder))
-    settings, encoder = assess.load_run(folder)
+    settings, encoder = opened.load_run(folder)
     with (folder / "weights.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return Source(encoder, settings.image, digest)

@@ -23,6 +23,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import terrasieve
+from terrasieve import entries
 from terrasieve.errors import UserError
 from terrasieve.evaluate.protocol import Score, markdown_table
 
@@ -64,6 +65,7 @@ def export(
     dtype: str = "uint8",
     pool: Pool = "mean",
     overwrite: bool = False,
+    formats: tuple[str, ...] = (),
 ) -> None:
     """Write a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads; it gives (B, D) features.
 
@@ -79,6 +81,7 @@ def export(
         dtype: numpy name of the digital numbers; uint8 makes timm's mean and std those of pixels in [0, 1].
         pool: mean over patch tokens, or the class token; after the final norm.
         overwrite: replace an earlier export.
+        formats: of ``entries.FORMATS``, written beside timm's and checked against it.
 
     Raises:
         UserError: the folder exists or cannot be written, or the arguments do not describe the weights.
@@ -87,6 +90,7 @@ def export(
     if not len(mean) == len(std) == len(bands):
         raise UserError(f"export: {len(bands)} bands, {len(mean)} means and {len(std)} standard deviations; one each")
     _check_target(out_dir, overwrite)
+    entries.check(formats)
     size = (size_px, size_px) if isinstance(size_px, int) else tuple(size_px)
     about = {
         "version": terrasieve.__version__,
@@ -98,10 +102,10 @@ def export(
         "pooling": pool,
         **{key: card.get(key) for key in ("method", "manifest_hash", "manifest_rows", "commit", "recipe")},
     }
-    _write(vit, out_dir, _config(vit, model_name, model_args, about, card.get("licence", "apache-2.0")), card)
+    _write(vit, out_dir, _config(vit, model_name, model_args, about, card.get("licence", "apache-2.0")), card, formats)
 
 
-def _write(vit: nn.Module, out_dir: Path, config: dict[str, Any], card: Card) -> None:
+def _write(vit: nn.Module, out_dir: Path, config: dict[str, Any], card: Card, formats: tuple[str, ...]) -> None:
     """Build the folder under another name, load it back, then give it its own."""
     state = {
         name: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
@@ -116,9 +120,11 @@ def _write(vit: nn.Module, out_dir: Path, config: dict[str, Any], card: Card) ->
         ) from error
     try:
         save_file(state, staged / "model.safetensors", metadata={"format": "pt"})
+        (staged / "model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
         (staged / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (staged / "README.md").write_text(_readme(out_dir.name, vit, config, card), encoding="utf-8")
+        (staged / "README.md").write_text(_readme(out_dir.name, vit, config, card, formats), encoding="utf-8")
         _check_loads(staged, config["architecture"], state)
+        entries.add(staged, formats)
         staged.chmod(0o755)
         _publish(staged, out_dir)
     except OSError as error:
@@ -194,7 +200,7 @@ def _publish(staged: Path, out_dir: Path) -> None:
     shutil.rmtree(old)
 
 
-def _readme(folder: str, vit: nn.Module, config: dict[str, Any], card: Card) -> str:
+def _readme(folder: str, vit: nn.Module, config: dict[str, Any], card: Card, formats: tuple[str, ...]) -> str:
     about = config["terrasieve"]
     licence = card.get("licence", "Apache-2.0")
     front = {
@@ -212,6 +218,8 @@ def _readme(folder: str, vit: nn.Module, config: dict[str, Any], card: Card) -> 
         ),
         ("pretraining", card.get("method", "not stated")),
         ("input", f"{size} px, {about['dtype']}, bands {', '.join(about['bands'])}"),
+        ("mean of each band", ", ".join(f"{value:.5g}" for value in about["mean"])),
+        ("deviation of each band", ", ".join(f"{value:.5g}" for value in about["std"])),
         ("pooling", "class token" if about["pooling"] == "cls" else "mean over the last feature map"),
         ("data", card.get("data", "not stated")),
         ("manifest", f"`{card.get('manifest_hash', 'not stated')}`, {card.get('manifest_rows', '?')} rows"),
@@ -228,7 +236,8 @@ def _readme(folder: str, vit: nn.Module, config: dict[str, Any], card: Card) -> 
     recipe = f"\n## Recipe\n```yaml\n{card['recipe'].strip()}\n```\n" if card.get("recipe") else ""
     return (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n# {card.get('title', folder)}\n\n"
-        f"| | |\n| --- | --- |\n{cells}\n## Load\n```python\n{_EXAMPLE.format(folder=json.dumps(folder))}```\n\n"
+        f"| | |\n| --- | --- |\n{cells}\n## Load\n```python\n{_EXAMPLE.format(folder=json.dumps(folder))}```\n"
+        f"{entries.usage(formats)}\n"
         f"## Scores\n{told if scores else 'Not evaluated.' + chr(10)}\n## Limits\n"
         + "".join(f"- {limit}\n" for limit in limits)
         + recipe

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from terrasieve import assess, keyed
+from terrasieve import assess, keyed, opened
 from terrasieve import manifest as manifests
 from terrasieve.errors import UserError
 from terrasieve.evaluate import geography
@@ -47,7 +47,7 @@ def write_map(
         on_images: called with images done and their total.
 
     Raises:
-        UserError: no coordinates, or what :func:`terrasieve.assess.load_run` says.
+        UserError: no coordinates, or what :func:`terrasieve.opened.load_run` says.
     """
     if output.suffix != ".html":
         raise UserError(f"-o {output}: the map is a page; give a name that ends in .html.")
@@ -90,7 +90,7 @@ def write_map(
 
 def _seen(run: Path, test: pa.ChunkedArray) -> list[str]:
     """Say how many test images the run was trained on; nothing where its manifest is gone."""
-    settings, _ = assess.load_run(run)
+    settings, _ = opened.load_run(run)
     try:
         table = manifests.read(settings.data, ["id", "keep"]) if isinstance(settings, Recipe) else None
     except UserError:

@@ -99,7 +99,7 @@ def test_what_holds_no_weights_is_refused(run: Path, tmp_path: Path) -> None:
         (tmp_path, "holds no weights"),
         (run, "no weights.safetensors yet"),
         (lacking, "1 tensors are missing.*norm.bias"),
-        (other, "does not hold a ViT of ours"),
+        (other, "no layout is known with keys such as conv.weight"),
         (cut, "cannot be read"),
     ):
         with pytest.raises(UserError, match=said):
@@ -129,3 +129,7 @@ def test_imagenet_weights_are_fitted_by_timm(monkeypatch: pytest.MonkeyPatch, tm
     assert torch.equal(loaded.positions, resample_abs_pos_embed(theirs.pos_embed, [4, 4], [14, 14]))
     assert loaded.positions.requires_grad
     assert encoder_of("imagenet", 64, 5, patch_px=16).vit.patch_embed.proj.weight.shape == (192, 5, 16, 16)
+    settings = EncoderSettings(name="vit_tiny_patch16_224", depth=2, weights="imagenet")
+    swapped = Encoder(settings, 3, (64, 64), bands=("blue", "green", "red"))
+    red_first = loaded.vit.patch_embed.proj.weight
+    assert torch.equal(swapped.vit.patch_embed.proj.weight, red_first.flip(1)) and "by name" in swapped.notes[0]

@@ -10,12 +10,19 @@ import typer
 EXAMPLES = (
     "Examples: terrasieve evaluate runs/my_run --task folder:ucmerced --split split_80_20.csv --protocol knn  ·  "
     "terrasieve evaluate runs/my_run --task manifest:earth/manifest.parquet --split blocks:5,buffer_km=50  ·  "
-    "terrasieve evaluate runs/my_run --task manifest:flair.parquet --masks recipes/rupernet_flair.yaml"
+    "terrasieve evaluate runs/my_run --task manifest:flair.parquet --masks recipes/rupernet_flair.yaml  ·  "
+    "terrasieve evaluate mae_pretrain_vit_base.pth --task folder:ucmerced  ·  "
+    "terrasieve evaluate timm:resnet50 --task folder:ucmerced --bands red,green,blue"
 )
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    encoder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a run or an export, a file of weights, timm:NAME[@random|@FILE], torchvision:NAME."
+        ),
+    ],
     task: Annotated[str, typer.Option(help="folder:PATH, manifest:PATH or catalog:NAME@PATH.")],
     split: Annotated[
         str | None, typer.Option(help="CSV (path, split), random:0.8, blocks:2,buffer_km=10 or regions:8.")
@@ -25,15 +32,21 @@ def evaluate(
         Path | None, typer.Option(help="YAML with masks: replace, classes, ... (as in a recipe of adapt).")
     ] = None,
     pool: Annotated[str, typer.Option(help="mean (patch tokens) or cls.")] = "mean",
+    bands: Annotated[str | None, typer.Option(help="Of an encoder that is no run: comma-separated, in order.")] = None,
+    size_px: Annotated[
+        int | None, typer.Option(help="Likewise: side of the images; default: as it was trained.")
+    ] = None,
+    gsd_m: Annotated[float | None, typer.Option(help="Likewise: metres per pixel, for Scale-MAE's positions.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file for the scores.")] = None,
     seed: Annotated[int, typer.Option(help="Of the probe, of blocks and regions, and of the intervals.")] = 0,
     workers: Annotated[int, typer.Option(help="Reading processes.")] = 1,
 ) -> None:
-    """Score a run's encoder on a task, beside the untrained encoder and raw pixels, with 95 % intervals."""
-    from terrasieve import assess
+    """Score an encoder, a run's or another, on a task, beside itself untrained and raw pixels, with 95 % intervals."""
+    from terrasieve import assess, opened
     from terrasieve.display import counting, out
     from terrasieve.errors import UserError
     from terrasieve.evaluate import geography
-    from terrasieve.evaluate.protocol import rich_table
+    from terrasieve.evaluate.protocol import rich_table, write_scores
     from terrasieve.report import write_report
 
     if pool not in ("mean", "cls"):
@@ -41,6 +54,7 @@ def evaluate(
     from terrasieve.data import catalog
     from terrasieve.data.masks import masks_of
 
+    wanted = opened.Wanted(tuple(bands.split(",")) if bands else None, size_px, gsd_m)
     settings = masks_of(masks) if masks is not None else catalog.masks_of(task)
     with counting("features", "images") as tick:
         if settings is not None:
@@ -50,17 +64,25 @@ def evaluate(
                 raise UserError(
                     f"--protocol {protocol}: images with masks are scored by knn; adapt trains a segmenter."
                 )
-            scores = assess.evaluate_masks(run, task, settings, split=split, seed=seed, workers=workers, on_images=tick)
+            scores = assess.evaluate_masks(
+                encoder, task, settings, wanted=wanted, split=split, seed=seed, workers=workers, on_images=tick
+            )
             notes = [*scores[0].settings["notes"], patches.said(scores[0].settings)]
         else:
             scores, found = assess.evaluate_run(
-                run, task, split=split, protocols=protocol.split(","), pool=pool, seed=seed, workers=workers,  # type: ignore[arg-type]
-                on_images=tick,
+                encoder, task, wanted=wanted, split=split, protocols=protocol.split(","), pool=pool,  # type: ignore[arg-type]
+                seed=seed, workers=workers, on_images=tick,
             )  # fmt: skip
             notes = scores[0].settings["notes"] if scores else list(found.notes)
-    out.print(rich_table(scores))
-    if settings is None and (correlations := geography.read(run / assess.GEOGRAPHY)):
+    is_run = opened.is_run(encoder)
+    kept = "scores.json and the report" if is_run else str(output or "the JSON file (-o FILE)")
+    out.print(rich_table(scores, kept))
+    if is_run and settings is None and (correlations := geography.read(Path(encoder) / assess.GEOGRAPHY)):
         out.print(geography.rich_table(correlations))
     for note in notes:
         out.print(f"note: {note}", markup=False)
-    out.print(f"report: {write_report(run)}", markup=False)
+    if output is not None:
+        write_scores(scores, output)
+        out.print(f"scores: {output}", markup=False)
+    if is_run:
+        out.print(f"report: {write_report(Path(encoder))}", markup=False)

@@ -26,8 +26,9 @@ from terrasieve.evaluate import dense
 from terrasieve.evaluate.knn import knn_scores
 from terrasieve.evaluate.protocol import TEMPERATURE, K, Score
 from terrasieve.keyed import numpy_generator
-from terrasieve.nn.convolution import ConvEncoder
+from terrasieve.nn.backbones import AnyEncoder, TorchvisionEncoder
 from terrasieve.nn.encoder import Encoder
+from terrasieve.nn.group_channels import GroupEncoder
 
 MOST = 20_000  # patches of the bank, and as many that are classified: neither memory nor time grows with the data
 PIXELS = 4  # raw pixels of a patch are averaged to so many a side
@@ -53,7 +54,7 @@ class Patches:
         return Patches({k: v[chosen] for k, v in self.features.items()}, self.counts_PC[chosen], self.image_P[chosen])
 
 
-def feature_map(encoder: Encoder | ConvEncoder, images_BCHW: Tensor) -> Tensor:
+def feature_map(encoder: AnyEncoder, images_BCHW: Tensor) -> Tensor:
     """Compute the last feature map: (B, D, h, w).
 
     Raises:
@@ -63,6 +64,12 @@ def feature_map(encoder: Encoder | ConvEncoder, images_BCHW: Tensor) -> Tensor:
         tokens_BND = encoder.encode(images_BCHW)[:, 1:]
         h, w = (side // encoder.patch_px for side in images_BCHW.shape[-2:])
         return tokens_BND.transpose(1, 2).reshape(len(tokens_BND), -1, h, w)
+    if isinstance(encoder, GroupEncoder):
+        return encoder.feature_map(images_BCHW)
+    if isinstance(encoder, TorchvisionEncoder):
+        raise UserError(
+            f"torchvision:{encoder.name} gives no map of features, as masks need; take timm:{encoder.name}."
+        )
     found: Tensor = encoder.vit.forward_features(images_BCHW)  # type: ignore[operator]
     if found.ndim == 4 and found.shape[1] == encoder.vit.num_features:
         return found

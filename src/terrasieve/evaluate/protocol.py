@@ -218,14 +218,17 @@ def read_scores(path: Path) -> list[Score]:
     return [Score.from_json(item) for item in data]
 
 
-def rich_table(scores: Sequence[Score]) -> Table:
-    """Lay scores out for the terminal: a row per encoder and protocol, the two main metrics in per cent."""
+def rich_table(scores: Sequence[Score], rest: str = "scores.json and the report") -> Table:
+    """Lay scores out for the terminal: a row per encoder and protocol, the two main metrics in per cent.
+
+    ``rest`` says where the other metrics are.
+    """
     from rich.table import Table
 
     header, rows = _grid(scores)
     table = Table(title=f"{scores[0].count} test samples, 95 % intervals" if scores else "no scores")
     shown = 4  # more would not fit 80 columns
-    table.caption = f"{len(header) - shown} more metrics in scores.json and the report" if len(header) > shown else None
+    table.caption = f"{len(header) - shown} more metrics in {rest}" if len(header) > shown else None
     for position, name in enumerate(header[:shown]):
         table.add_column(name, justify="left" if position < 2 else "right", no_wrap=position < 2)
     for row in rows:

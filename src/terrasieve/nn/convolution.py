@@ -7,6 +7,7 @@ Its state dict stays timm's, so an exported backbone loads into ``timm.create_mo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn, no_grad
 
 from terrasieve import keyed
 from terrasieve.errors import UserError
-from terrasieve.nn import weights
+from terrasieve.nn import fitting, weights
 from terrasieve.nn.encoder import Encoder, initialise
 from terrasieve.nn.encoder_settings import EncoderSettings, Pool, is_vit
 
@@ -27,9 +28,17 @@ class ConvEncoder(nn.Module):
         vit: the timm model, under the name that it has in ``Encoder``; ``vit.state_dict()`` is what is exported.
         width: of the features.
         arguments: what ``timm.create_model`` was given beside the name.
+        notes: what was done to published weights, in words.
     """
 
-    def __init__(self, settings: EncoderSettings, channels: int, size_px: tuple[int, int], seed: int = 0) -> None:
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        channels: int,
+        size_px: tuple[int, int],
+        seed: int = 0,
+        bands: Sequence[str] | None = None,
+    ) -> None:
         """Build the backbone with weights drawn from ``seed``.
 
         Args:
@@ -37,17 +46,20 @@ class ConvEncoder(nn.Module):
             channels: number of bands.
             size_px: height and width of the images; backbones that depend on it (Swin) are built for it.
             seed: of the initial weights.
+            bands: names of the bands, by which published weights are fitted to them.
 
         Raises:
             UserError: if timm cannot build it, or the weights to begin with cannot be had or do not fit.
         """
         super().__init__()
-        self.name = settings.name
+        self.name, self.notes = settings.name, list[str]()
         self.arguments: dict[str, Any] = {"in_chans": channels, "global_pool": "avg"}
+        if is_vit(settings.name):  # with registers or the like, or Encoder would take it
+            self.arguments |= {"fc_norm": False}  # its norm stays before the mean
         if timm.get_pretrained_cfg_value(settings.name, "fixed_input_size"):
             self.arguments["img_size"] = list(size_px)
         if settings.weights == "imagenet":
-            self.vit = weights.pretrained(settings.name, self.arguments)
+            self.vit, self.notes = weights.pretrained(settings.name, self.arguments, bands or ())
         else:
             try:
                 self.vit = timm.create_model(settings.name, num_classes=0, **self.arguments)
@@ -57,7 +69,7 @@ class ConvEncoder(nn.Module):
         if settings.weights is None:
             _initialise(self.vit, seed)
         elif settings.weights != "imagenet":
-            _load(self.vit, settings)
+            self.notes += _load(self.vit, settings, channels, bands or ())
 
     def features(self, images_BCHW: Tensor, pool: Pool = "mean") -> Tensor:
         """Compute one vector per image: (B, C, H, W) normalised -> (B, D), of images of any size that timm takes.
@@ -72,11 +84,15 @@ class ConvEncoder(nn.Module):
 
 
 def encoder_of(
-    settings: EncoderSettings, channels: int, size_px: tuple[int, int], seed: int = 0
+    settings: EncoderSettings,
+    channels: int,
+    size_px: tuple[int, int],
+    seed: int = 0,
+    bands: Sequence[str] | None = None,
 ) -> Encoder | ConvEncoder:
     """Build the encoder that a name of timm's asks for: a ViT over patches, or any other backbone as it is."""
     kind = Encoder if is_vit(settings.name) else ConvEncoder
-    return kind(settings, channels, size_px, seed)
+    return kind(settings, channels, size_px, seed, bands)
 
 
 def _initialise(model: nn.Module, seed: int) -> None:
@@ -93,13 +109,16 @@ def _initialise(model: nn.Module, seed: int) -> None:
                 module.weight.normal_(std=math.sqrt(2 / fan_out), generator=draw)
 
 
-def _load(model: nn.Module, settings: EncoderSettings) -> None:
-    """Load weights of ours, all of them.
+def _load(model: nn.Module, settings: EncoderSettings, channels: int, bands: Sequence[str]) -> list[str]:
+    """Load weights of ours, or a file of published ones, all of them; return what was done in words.
 
     Raises:
-        UserError: if they are of another backbone or number of bands.
+        UserError: if they are of another backbone, or of bands that cannot be fitted.
     """
-    found = weights.find(Path(str(settings.weights)))
+    source = Path(str(settings.weights))
+    if source.is_file():
+        return _load_file(model, settings.name, source, channels, bands)
+    found = weights.find(source)
     mine = model.state_dict()
     wrong = sorted(
         key
@@ -113,3 +132,19 @@ def _load(model: nn.Module, settings: EncoderSettings) -> None:
             "the same image.bands."
         )
     model.load_state_dict(found.state)
+    return []
+
+
+def _load_file(model: nn.Module, name: str, path: Path, channels: int, bands: Sequence[str]) -> list[str]:
+    """Load a file of published weights into timm's backbone of that name; return what was done in words.
+
+    Raises:
+        UserError: if they are of another backbone, or of bands that cannot be fitted.
+    """
+    found = weights.published(path)
+    first = f"{fitting.first_conv(model)}.weight"
+    state, told = dict(found.state), ""
+    if first in state:
+        state[first], told = fitting.fit_bands(state[first], found.bands, bands, channels, path.name)
+    fitting.load_all(model, found, state, path.name, f"They do not fit {name}: set encoder.name to what they are of.")
+    return [f"{path.name}: {found.layout} layout; {found.dropped}", *([told] if told else [])]

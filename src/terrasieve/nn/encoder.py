@@ -20,7 +20,7 @@ from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.nn import weights
 from terrasieve.nn.encoder_settings import EncoderSettings, Pool
-from terrasieve.nn.packed import PackedBlock, Packing, packable
+from terrasieve.nn.packed import PackedBlock, Packing, is_plain
 from terrasieve.nn.patches import patchify, take
 from terrasieve.nn.position import sincos_2d
 from terrasieve.sieve.ragged import Ragged, take_ragged
@@ -49,9 +49,17 @@ class Encoder(nn.Module):
         vit: the timm model; ``vit.state_dict()`` is what is exported.
         grid: rows and columns of patches.
         arguments: what ``timm.create_model`` was given beside the name.
+        notes: what was done to published weights, in words.
     """
 
-    def __init__(self, settings: EncoderSettings, channels: int, size_px: tuple[int, int], seed: int = 0) -> None:
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        channels: int,
+        size_px: tuple[int, int],
+        seed: int = 0,
+        bands: Sequence[str] | None = None,
+    ) -> None:
         """Build the ViT with fixed sine-cosine positions and Xavier weights drawn from ``seed``.
 
         Args:
@@ -59,6 +67,7 @@ class Encoder(nn.Module):
             channels: number of bands.
             size_px: height and width of the images.
             seed: of the initial weights.
+            bands: names of the bands, by which published weights are fitted to them.
 
         Raises:
             UserError: if the patch does not divide the image, timm has no plain ViT of that name, or the weights to
@@ -68,11 +77,10 @@ class Encoder(nn.Module):
         p = settings.patch_px
         if size_px[0] % p or size_px[1] % p:
             raise UserError(
-                f"encoder.patch_px: a patch of {p} px does not divide an image of {size_px[0]} x {size_px[1]} px. "
-                f"Choose image.size_px as a multiple of {p}, or another patch."
+                f"encoder.patch_px: a patch of {p} px does not divide an image of {size_px[0]} x {size_px[1]} px; "
+                f"choose image.size_px as a multiple of {p}, or another patch."
             )
-        self.patch_px = p
-        self.grid = (size_px[0] // p, size_px[1] // p)
+        self.patch_px, self.grid = p, (size_px[0] // p, size_px[1] // p)
         self.arguments: dict[str, Any] = {
             "img_size": list(size_px),
             "patch_size": p,
@@ -80,8 +88,8 @@ class Encoder(nn.Module):
             "global_pool": "token",
         }
         self.arguments |= {"depth": settings.depth} if settings.depth else {}
-        self.name = settings.name
-        self.vit = _build(settings, self.arguments)
+        self.name, self.notes = settings.name, list[str]()
+        self.vit = _build(settings, self.arguments, bands or (), self.notes)
         self.width = self.vit.embed_dim
         self.patch_values = channels * p * p
         self.drop_path = settings.drop_path
@@ -90,7 +98,7 @@ class Encoder(nn.Module):
             positions = sincos_2d(*self.grid, self.width)
             self.positions.data = torch.cat([torch.zeros(1, self.width), positions])[None]
         elif settings.weights != "imagenet":
-            weights.load(self.vit, settings.weights, p, self.grid)
+            self.notes += weights.load(self.vit, settings.weights, p, self.grid, bands or (), settings.gsd_m)
         self.positions.requires_grad_(settings.weights == "imagenet")
 
     @property
@@ -246,17 +254,18 @@ class Encoder(nn.Module):
         return tokens[:, 1:].mean(dim=1) if pool == "mean" else tokens[:, 0]
 
 
-def _build(settings: EncoderSettings, arguments: dict[str, Any]) -> VisionTransformer:
-    """Build timm's ViT, whose blocks learn to take packed tokens."""
+def _build(
+    settings: EncoderSettings, arguments: dict[str, Any], bands: Sequence[str], notes: list[str]
+) -> VisionTransformer:
+    """Build timm's ViT, whose blocks learn to take packed tokens; note what was done to its weights."""
     if settings.weights == "imagenet":
-        model = weights.pretrained(settings.name, arguments)
+        model, notes[:] = weights.pretrained(settings.name, arguments, bands)
     else:
         try:
             model = timm.create_model(settings.name, num_classes=0, **arguments)
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
-    plain = isinstance(model, VisionTransformer) and all(map(packable, model.blocks))
-    if not plain or model.num_prefix_tokens != 1 or model.pos_embed is None:
+    if not is_plain(model):
         raise UserError(
             f"encoder.name: {settings.name!r} is not a plain ViT with one class token. "
             "Use vit_tiny_patch16_224, vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch16_224."

@@ -26,7 +26,8 @@ class EncoderSettings(Section):
         patch_px: side of a patch in pixels; divides the image's sides. Only a ViT has one; 0 = no ViT.
         depth: number of blocks; None = the named ViT's own.
         weights: where training begins. None = at random; ``imagenet`` = timm's pretrained weights of that name; else a
-            run's folder, an exported folder or a ``.safetensors`` file of ours.
+            run's folder, an exported folder, or a file of published weights (docs/weights.md lists the layouts).
+        gsd_m: metres per pixel of the images, which Scale-MAE's published weights ask for; None = 1.
         drop_path: stochastic depth, the last block's probability of being left out; rises linearly from 0.
     """
 
@@ -34,6 +35,7 @@ class EncoderSettings(Section):
     patch_px: int = Field(default=16, ge=0)
     depth: int | None = Field(default=None, gt=0)
     weights: str | None = None
+    gsd_m: float | None = Field(default=None, gt=0)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="before")
@@ -49,7 +51,11 @@ class EncoderSettings(Section):
             if self.patch_px == 0:
                 raise ValueError(f"patch_px 0: {self.name} is a ViT, whose patches have a side in pixels, e.g. 16")
             return self
-        given = [key for key, no in (("patch_px", 0), ("depth", None), ("drop_path", 0.0)) if getattr(self, key) != no]
+        given = [
+            key
+            for key, no in (("patch_px", 0), ("depth", None), ("drop_path", 0.0), ("gsd_m", None))
+            if getattr(self, key) != no
+        ]
         if given:
             raise ValueError(f"{', '.join(given)}: only a ViT has this, and {self.name} is none; leave it out")
         return self

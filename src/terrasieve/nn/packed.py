@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
@@ -91,7 +91,13 @@ class PackedBlock(Block):
         return x
 
 
-def packable(block: nn.Module) -> bool:
+def is_plain(model: nn.Module) -> bool:
+    """Tell whether a model is a ViT with positions, one class token and timm's plain blocks, which can be packed."""
+    plain = isinstance(model, VisionTransformer) and model.num_prefix_tokens == 1 and model.pos_embed is not None
+    return plain and all(map(_packable, cast(VisionTransformer, model).blocks))
+
+
+def _packable(block: nn.Module) -> bool:
     """Tell whether a block is timm's plain one, whose attention ``packed_attention`` does again."""
     attn = getattr(block, "attn", None)
     return type(block) is Block and type(attn) is Attention and getattr(attn, "gate", None) is None

@@ -1,24 +1,25 @@
-"""Weights: where a ViT's training begins, when not at random.
+"""Weights: where an encoder's training begins, when not at random.
 
-Called by ``encoder``: timm's pretrained weights, or ours from a run's folder, an exported folder or a bare file.
+Called by ``encoder`` and ``convolution``: timm's pretrained weights, ours from a run's or an exported folder, taken as
+they are, or a file of published ones, recognised by ``layouts`` and fitted by ``fitting``.
 """
 
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import timm
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from terrasieve.errors import UserError
+from terrasieve.nn import checkpoints, fitting
+from terrasieve.nn.layouts import RGB, Recognised, recognise
 
 
 class Found(NamedTuple):
@@ -31,40 +32,113 @@ class Found(NamedTuple):
     grid: tuple[int, int] | None = None
 
 
-def pretrained(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """Build timm's ViT with the weights that timm has for it, fitted to other bands, patch and grid by timm.
+def pretrained(name: str, arguments: dict[str, Any], bands: Sequence[str] = ()) -> tuple[nn.Module, list[str]]:
+    """Build timm's backbone with the weights that timm has for it, of RGB; patch and grid are fitted by timm.
+
+    Args:
+        name: of the backbone.
+        arguments: of ``timm.create_model``.
+        bands: names of the images' bands, to which the first filters are fitted; () = by timm's rule.
+
+    Returns:
+        The backbone, and what was done in words.
 
     Raises:
         UserError: if they cannot be fetched or do not fit.
     """
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+        model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+        conv = model.get_submodule(fitting.first_conv(model))
+        if tuple(bands) == RGB or not set(bands) & set(RGB) or getattr(conv, "in_channels", 0) != len(bands):
+            told = f"filters of {', '.join(RGB)} repeated over {', '.join(bands)}"
+            return model, [told] if bands and tuple(bands) != RGB else []
+        of_rgb = timm.create_model(name, pretrained=True, num_classes=0, **arguments | {"in_chans": 3})
+        filters = cast(nn.Conv2d, of_rgb.get_submodule(fitting.first_conv(of_rgb))).weight.data
+        fitted, told = fitting.fit_bands(filters, RGB, bands, len(bands), name)
+        cast(nn.Conv2d, conv).weight.data = fitted
+        return model, [told]
+    except UserError:
+        raise
     except Exception as error:  # the hub's client raises errors of several libraries
         raise UserError(
             f"encoder.weights: timm's pretrained weights of {name!r} cannot be had: {_first_line(error)} They are "
             "fetched once from the Hugging Face hub and kept in its cache; on a machine without network, copy the "
-            "cache (HF_HOME) from one that has them, or give encoder.weights a file or folder of ours."
+            "cache (HF_HOME) from one that has them, or begin from a file (encoder.weights=FILE, timm:NAME@FILE) or at "
+            "random (encoder.weights=null, timm:NAME@random)."
         ) from error
 
 
-def load(vit: VisionTransformer, source: str, patch_px: int, grid: tuple[int, int]) -> None:
-    """Load weights of ours into a ViT, all of them; positions are resampled if the grid of patches is another.
+def load(
+    vit: VisionTransformer,
+    source: str,
+    patch_px: int,
+    grid: tuple[int, int],
+    bands: Sequence[str] = (),
+    gsd_m: float | None = None,
+) -> list[str]:
+    """Load weights into a ViT, all of them; positions are resampled if the grid of patches is another.
 
     Args:
         vit: is changed in place.
-        source: a run's folder, an exported folder or a ``.safetensors`` file.
+        source: a run's or an exported folder, whose bands and patch have to be the ViT's; or a file, which is fitted.
         patch_px, grid: of the ViT.
+        bands: names of the images' bands, () = not known.
+        gsd_m: metres per pixel of the images, for Scale-MAE's positions.
+
+    Returns:
+        What was recognised, left out and changed, in words.
 
     Raises:
-        UserError: if there are none, or they are of another ViT, patch or number of bands.
+        UserError: if there are none, or they are of another ViT.
     """
-    found = find(Path(source))
-    mine = cast(dict[str, Tensor], vit.state_dict())
-    _check(found, mine, patch_px)
-    positions = found.state["pos_embed"]
-    old = found.grid or _grid_of(found, positions.shape[1] - 1, grid)
-    positions = resample_abs_pos_embed(positions, list(grid), list(old), num_prefix_tokens=1)
+    path = Path(source)
+    if path.is_file():
+        return _load_file(vit, path, patch_px, grid, bands, gsd_m)
+    found = find(path)
+    _check(found, cast(dict[str, Tensor], vit.state_dict()), patch_px)
+    positions = resample_abs_pos_embed(found.state["pos_embed"], list(grid), list(found.grid or grid), 1)
     vit.load_state_dict(found.state | {"pos_embed": positions})
+    return []
+
+
+def _load_file(
+    vit: VisionTransformer,
+    path: Path,
+    patch_px: int,
+    grid: tuple[int, int],
+    bands: Sequence[str],
+    gsd_m: float | None,
+) -> list[str]:
+    found = published(path)
+    if found.kind != "vit":
+        raise UserError(f"encoder.weights: {path} does not hold a plain ViT: {_other(found)}")
+    state, notes = fitting.fit_vit(found, patch_px, grid, bands, vit.patch_embed.proj.in_channels, gsd_m, path.name)
+    width, blocks = len(state["patch_embed.proj.weight"]), fitting.depth(state)
+    advice = f"A ViT of width {width} and {blocks} blocks: set encoder.name and encoder.depth to one, or take others."
+    fitting.load_all(vit, found, state, path.name, advice)
+    return [f"{path.name}: {found.layout} layout; {found.dropped}", *notes]
+
+
+def published(path: Path) -> Recognised:
+    """Read a file of weights and recognise its layout.
+
+    Raises:
+        UserError: a file that cannot be read or mapped.
+    """
+    if path.suffix not in checkpoints.SUFFIXES:
+        raise UserError(
+            f"encoder.weights: {path} has none of the endings {', '.join(checkpoints.SUFFIXES)} of a file of weights."
+        )
+    return recognise(checkpoints.read(path), f"encoder.weights: {path.name}")
+
+
+def _other(found: Recognised) -> str:
+    return {
+        "groups": f"the {found.layout} layout has several tokens at a place, each of a group of bands, which a method "
+        "that masks a grid of patches cannot train; terrasieve evaluate takes it.",
+        "resnet": "it is a ResNet; set encoder.name to it.",
+        "other": f"no layout is known with keys such as {', '.join(list(found.state)[:3])}; see docs/weights.md.",
+    }[found.kind]
 
 
 def find(path: Path) -> Found:
@@ -83,7 +157,7 @@ def find(path: Path) -> Found:
         size, patch_px = image.get("size_px"), encoder.get("patch_px", 16)
         return Found(
             path,
-            _read(path / "weights.safetensors"),
+            checkpoints.read(path / "weights.safetensors"),
             encoder.get("name"),
             tuple(image.get("bands") or ()),
             _grid(size, patch_px) if patch_px else None,
@@ -93,21 +167,12 @@ def find(path: Path) -> Found:
         arguments, about = config.get("model_args", {}), config.get("terrasieve", {})
         grid = _grid(arguments.get("img_size"), arguments.get("patch_size", 16))
         bands = tuple(about.get("bands") or ())
-        return Found(path, _read(path / "model.safetensors"), config.get("architecture"), bands, grid)
-    if path.is_file() and path.suffix == ".safetensors":
-        return Found(path, _read(path))
+        return Found(path, checkpoints.read(path / "model.safetensors"), config.get("architecture"), bands, grid)
     raise UserError(
         f"encoder.weights: {str(path)!r} {'holds no weights' if path.exists() else 'does not exist'}. Give 'imagenet', "
         "a run's folder (with recipe.yaml and weights.safetensors), an exported folder (config.json and "
-        "model.safetensors) or a .safetensors file."
+        f"model.safetensors) or a file of weights ({', '.join(checkpoints.SUFFIXES)})."
     )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"encoder.weights: {path} cannot be read: {error}. Write or copy it again.") from error
 
 
 def _check(found: Found, mine: dict[str, Tensor], patch_px: int) -> None:
@@ -122,7 +187,7 @@ def _check(found: Found, mine: dict[str, Tensor], patch_px: int) -> None:
         ("width", width, my_width, f"set encoder.name to the ViT that they are of{origin and f', {found.name}'}"),
         ("number of bands", f"{bands}{named}", str(my_bands), "choose the same bands with image.bands"),
         ("patch_px", patch, patch_px, f"set encoder.patch_px={patch}"),
-        ("depth", _depth(found.state), _depth(mine), f"set encoder.depth={_depth(found.state)}"),
+        ("depth", fitting.depth(found.state), fitting.depth(mine), f"set encoder.depth={fitting.depth(found.state)}"),
     ):
         if str(theirs).partition(" ")[0] != str(wanted):
             raise UserError(
@@ -142,28 +207,11 @@ def _check(found: Found, mine: dict[str, Tensor], patch_px: int) -> None:
         )
 
 
-def _depth(state: dict[str, Tensor]) -> int:
-    return 1 + max((int(key.split(".")[1]) for key in state if key.startswith("blocks.")), default=-1)
-
-
 def _grid(size: Any, patch_px: int) -> tuple[int, int] | None:
     if size is None:
         return None
     height, width = (size, size) if isinstance(size, int) else size
     return int(height) // patch_px, int(width) // patch_px
-
-
-def _grid_of(found: Found, patches: int, mine: tuple[int, int]) -> tuple[int, int]:
-    """Guess a bare file's grid: this encoder's if the number fits, else a square."""
-    side = math.isqrt(patches)
-    if patches == mine[0] * mine[1]:
-        return mine
-    if side * side != patches:
-        raise UserError(
-            f"encoder.weights: {found.path} has positions of {patches} patches, which are no square; give the run's or "
-            "the exported folder, which says how they lie."
-        )
-    return side, side
 
 
 def _first_line(error: Exception) -> str:

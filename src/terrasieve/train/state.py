@@ -82,7 +82,7 @@ def precision(settings: LoopSettings, device: torch.device) -> torch.dtype:
 
 def build(settings: TrainSettings | AdaptSettings, world: World, channels: int) -> State:
     """Build encoder, method and optimiser from the settings, in which mean, std and the number of classes are given."""
-    encoder = encoder_of(settings.encoder, channels, settings.image.shape_px, settings.seed)
+    encoder = encoder_of(settings.encoder, channels, settings.image.shape_px, settings.seed, settings.image.bands)
     geography = settings.geography if isinstance(settings, TrainSettings) else None
     return around(methods.build(settings.method, encoder, settings.seed, geography), settings, world)
 
