@@ -18,6 +18,7 @@ from terrasieve.methods.faster_rcnn import FasterRCNNSettings
 from terrasieve.methods.oriented_rcnn import OrientedRCNNSettings
 from terrasieve.nn.encoder import Encoder, EncoderSettings
 from terrasieve.nn.rotated import rotated_roi_align
+from terrasieve.sieve.ragged import pack
 
 
 def boxes_of(count: int, span_px: float, seed: int = 0) -> torch.Tensor:
@@ -82,8 +83,26 @@ def steps(size_px: int = 256, images: int = 2) -> None:
     print(f"| ratio | {taken[1] / taken[0]:.2f} |")
 
 
+def windows(size_px: int = 1024) -> None:
+    """Time a ViT-S/16's forward and backward on a large image: everywhere, in windows, with half of it dropped."""
+    patches = torch.randn(1, (size_px // 16) ** 2, 768)
+    half = pack(torch.rand(1, patches.shape[1], generator=torch.Generator().manual_seed(0)).argsort(1) % 2 == 0)
+    whole_ms = 0.0
+    for words, window, kept in (
+        ("everywhere", None, None),
+        ("windows of 16", 16, None),
+        ("so, half dropped", 16, half),
+    ):
+        settings = EncoderSettings(name="vit_small_patch16_224", patch_px=16, window=window)
+        encoder = Encoder(settings, 3, (size_px, size_px))
+        taken = best_ms(lambda e=encoder, k=kept: e.encode_kept(patches, k).tokens.sum().backward(), 2)
+        whole_ms = whole_ms or taken
+        print(f"| ViT-S/16, {size_px} px, attention {words} | {taken:,.0f} ms ({whole_ms / taken:.2f} x) |")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print("| what | CPU time |\n|---|---:|")
     parts()
     steps()
+    windows()

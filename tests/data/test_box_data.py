@@ -219,6 +219,12 @@ def written(folder: Path, form: str) -> None:
         corner = "".join(f"<{n}>{v}</{n}>" for n, v in zip(("xmin", "ymin", "xmax", "ymax"), BOX, strict=True))
         text = f"<object><name>ship</name><difficult>1</difficult><bndbox>{corner}</bndbox></object>"
         (folder / "images" / "1.xml").write_text(f"<annotation><filename>1.tif</filename>{text}</annotation>")
+    elif form == "dota":
+        (folder / "labelTxt").mkdir()
+        (folder / "readme.txt").write_text("Ships of one harbour.\n")
+        (folder / "labelTxt" / "0.txt").write_text("imagesource:GoogleEarth\ngsd:0.5\n")
+        text = f"{left} {top} {right} {top} {right} {bottom} {left} {bottom} ship 1"
+        (folder / "labelTxt" / "1.txt").write_text(f"imagesource:GoogleEarth\ngsd:0.5\n{text}\n")
     else:
         to_degrees = Transformer.from_crs("EPSG:32721", "OGC:CRS84", always_xy=True)
         ring = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
@@ -229,7 +235,7 @@ def written(folder: Path, form: str) -> None:
         (folder / "images" / "1.geojson").write_text(text)
 
 
-@pytest.mark.parametrize("form", ["coco", "csv", "voc", "geojson"])
+@pytest.mark.parametrize("form", ["coco", "csv", "voc", "geojson", "dota"])
 def test_annotations_of_every_form(tmp_path: Path, form: str) -> None:
     place = {"crs": "EPSG:32721", "transform": rasterio.transform.from_origin(300000, 6100000, 10, 10)}
     for index in range(2):
@@ -242,9 +248,9 @@ def test_annotations_of_every_form(tmp_path: Path, form: str) -> None:
     path, table, notes = box_files.write_beside(tmp_path / "m.parquet", [tmp_path])
     assert path.name == "m.boxes.parquet" and notes == []
     [row] = table.to_pylist()
-    assert row["name"] == "ship" and Path(row["uri"]).name == "1.tif" and row["difficult"] == (form == "voc")
+    assert row["name"] == "ship" and Path(row["uri"]).name == "1.tif" and row["difficult"] == (form in ("voc", "dota"))
     assert row["xyxy"] == pytest.approx(BOX, abs=1e-3)
-    if form == "geojson":
+    if form in ("geojson", "dota"):
         expected = torch.tensor([26.0, 26.5, 28, 13, 0])
         assert iou_of_pairs(torch.tensor(row["obb"]), expected) > 0.999
     boxes, notes = truth_of(tmp_path / "m.parquet")
@@ -257,6 +263,10 @@ def test_annotations_that_fit_nothing(tmp_path: Path, small_manifest: Path) -> N
         box_files.boxes_of(manifest.read(small_manifest), [tmp_path])
     (tmp_path / "a.csv").write_text("image_path,xmin,ymin,xmax,ymax,label\n000.tif,1,2,three,4,x\n")
     with pytest.raises(UserError, match=r"a\.csv holds no boxes"):
+        box_files.boxes_of(manifest.read(small_manifest), [tmp_path])
+    (tmp_path / "a.csv").unlink()
+    (tmp_path / "000.txt").write_text("1 2 3 2 3 4 1 4 ship 0\n1 2 3 2 3 4 ship 0\n")
+    with pytest.raises(UserError, match=r"000\.txt holds no boxes.*(line of 8 words|'ship')"):
         box_files.boxes_of(manifest.read(small_manifest), [tmp_path])
     with pytest.raises(UserError, match="There is no"):
         box_files.boxes_of(manifest.read(small_manifest), [tmp_path / "nothing"])

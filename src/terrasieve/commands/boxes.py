@@ -13,7 +13,7 @@ EXAMPLES = "Example: terrasieve index trees/ -o trees.parquet; terrasieve boxes 
 def boxes(
     manifest: Annotated[Path, typer.Argument(help="Manifest of the images.")],
     annotations: Annotated[
-        list[Path], typer.Argument(help="Files or folders: COCO .json, Pascal VOC .xml, .csv, .geojson.")
+        list[Path], typer.Argument(help="Files or folders: COCO .json, Pascal VOC .xml, .csv, .geojson, DOTA .txt.")
     ],
 ) -> None:
     """Read the boxes of a manifest's images and write them beside it, for terrasieve adapt with task.boxes."""

@@ -1,8 +1,9 @@
 """Box files: the usual forms of annotations, read into the one table of boxes beside a manifest.
 
 After ``scan``; ``terrasieve boxes`` calls it. COCO's JSON, Pascal VOC's XML, CSV (image_path, xmin, ymin, xmax, ymax,
-label) and GeoJSON. A file belongs to the image that it names, else to the one of its own name, else to the only image
-in its folder. Public data sets have readers of their own (``data.catalog``).
+label), GeoJSON and DOTA's text (four corners, class, difficult). A file belongs to the image that it names, else to the
+one of its own name, else to the only image in its folder. Public data sets have readers of their own
+(``data.catalog``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from terrasieve import manifest
 from terrasieve.data.catalog.boxes import Box, oriented, to_table
 from terrasieve.errors import UserError
 
-SUFFIXES = (".json", ".xml", ".csv", ".geojson")
+SUFFIXES = (".json", ".xml", ".csv", ".geojson", ".txt")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 Named = tuple[str, Box]  # the image that a file names, "" where it names none
 
@@ -73,7 +74,7 @@ def read(path: Path, images: _Images) -> Iterator[Named]:
         UserError: the file is broken, or lacks what its form needs.
     """
     kinds: dict[str, Callable[[Path, _Images], Iterable[Named]]] = {
-        ".json": _json, ".geojson": _geojson, ".xml": _xml, ".csv": _csv
+        ".json": _json, ".geojson": _geojson, ".xml": _xml, ".csv": _csv, ".txt": _dota
     }  # fmt: skip
     try:
         yield from kinds[path.suffix.lower()](path, images)
@@ -184,6 +185,28 @@ def _geojson(path: Path, images: _Images) -> Iterator[Named]:
             corners = [inverse * point for point in ground]
             label = properties.get("label") or properties.get("class") or properties.get("name") or "object"
             yield "", oriented(str(label), corners)
+
+
+def _dota(path: Path, images: _Images) -> Iterator[Named]:
+    """Read lines of four corners, class and, but in later releases, difficulty; heads such as gsd: are passed over."""
+    lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [words for words in lines if words and not words[0].startswith(("imagesource:", "gsd:"))]
+    if not any(len(words) in (9, 10) and _number(words[0]) for words in lines):
+        return  # a text of something else, or an image without objects
+    for words in lines:
+        values = [float(word) for word in words[:8]]
+        if len(words) not in (9, 10):
+            raise ValueError(f"a line of {len(words)} words, where corners, class and difficult are 9 or 10: {words}")
+        corners = list(zip(values[::2], values[1::2], strict=True))
+        yield "", oriented(words[8], corners, words[9:] not in ([], ["0"]))
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def write_beside(path: Path, paths: Sequence[Path]) -> tuple[Path, pa.Table, list[str]]:

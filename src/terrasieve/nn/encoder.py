@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.layers.pos_embed import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.nn import weights
 from terrasieve.nn.encoder_settings import EncoderSettings, Pool
-from terrasieve.nn.packed import PackedBlock, Packing, is_plain
+from terrasieve.nn.packed import Packing, path_scales
 from terrasieve.nn.patches import patchify, take
 from terrasieve.nn.position import sincos_2d
+from terrasieve.nn.windows import Windows, whole_blocks
 from terrasieve.sieve.ragged import Ragged, take_ragged
 
 __all__ = ["Encoded", "Encoder", "EncoderSettings", "Pool", "initialise"]
@@ -89,10 +88,12 @@ class Encoder(nn.Module):
         }
         self.arguments |= {"depth": settings.depth} if settings.depth else {}
         self.name, self.notes = settings.name, list[str]()
-        self.vit = _build(settings, self.arguments, bands or (), self.notes)
+        self.vit = weights.plain_vit(settings, self.arguments, bands or (), self.notes)
         self.width = self.vit.embed_dim
         self.patch_values = channels * p * p
         self.drop_path = settings.drop_path
+        self.window, depth = settings.window, len(self.vit.blocks)
+        self.whole = whole_blocks(depth, min(settings.whole_blocks, depth)) if self.window else frozenset(range(depth))
         if settings.weights is None:
             initialise(self.vit, seed, "encoder")
             positions = sincos_2d(*self.grid, self.width)
@@ -160,6 +161,7 @@ class Encoder(nn.Module):
             raise UserError(
                 f"encoder.drop_path: {self.drop_path} is for supervised methods; pretraining drops no paths; set 0."
             )
+        self._refuse_window()
         x = self._join(self.embed(patches_BKP, ids_BK, grid=grid))
         outputs: list[Tensor] = []
         for block in self.vit.blocks:
@@ -194,9 +196,16 @@ class Encoder(nn.Module):
         depth = len(self.vit.blocks)
         if not all(0 <= tap < depth for tap in taps):
             raise ValueError(f"taps {tuple(taps)}: the blocks are 0 to {depth - 1}")
+        windows: Windows | None = None
+        if self.window:
+            if positions is not None:
+                self._refuse_window()
+            every = torch.arange(patches_BNP.shape[1], device=patches_BNP.device).expand(len(patches_BNP), -1)
+            windows = Windows.of(every if kept is None else kept, self.grid, self.window)
+            kept = windows.layout
         packing: Packing | None = None
         if isinstance(kept, Ragged):
-            packing = Packing.of(kept, patches_BNP.shape[1])
+            packing = windows.whole if windows else Packing.of(kept, patches_BNP.shape[1])
             taken = take_ragged(patches_BNP, kept)[None]
             tokens_TD = self.embed(
                 taken, None if positions is not None else kept.ids_T[None], position=positions is None
@@ -208,10 +217,13 @@ class Encoder(nn.Module):
             x = self._join(self.embed(patches_BNP if kept is None else take(patches_BNP, kept), kept))
         outputs: dict[int, Tensor] = {}
         for number, block in enumerate(self.vit.blocks):
-            x = block(x, packing, self._scales(number, path_noise_BE, packing))
+            seen = packing if windows is None or number in self.whole else windows.parts
+            x = block(x, seen, self._scales(number, path_noise_BE, packing))
             if number in taps:
                 outputs[number] = _split(x, packing)[1]
         cls_BD, tokens = _split(self.vit.norm(x), packing)
+        if windows:
+            tokens, outputs = windows.back(tokens), {tap: windows.back(values) for tap, values in outputs.items()}
         return Encoded(cls_BD, tokens, [outputs[tap] for tap in taps])
 
     def _join(self, tokens_BKD: Tensor) -> Tensor:
@@ -222,17 +234,20 @@ class Encoder(nn.Module):
     def _scales(
         self, number: int, path_noise_BE: Tensor | None, packing: Packing | None
     ) -> tuple[Tensor, Tensor] | None:
-        """Return the factors on a block's two branches: 1 / (1 - rate), or 0 for images that go around."""
-        rate = self.drop_path * number / max(len(self.vit.blocks) - 1, 1)
+        """Return the factors on a block's two branches; the rate rises linearly over the blocks."""
         if not (self.training and self.drop_path):
             return None
         if path_noise_BE is None:
             raise ValueError("drop_path needs path_noise_BE in training")
-        scale_B2 = (path_noise_BE[:, 2 * number : 2 * number + 2] >= rate).float() / (1 - rate)
-        if packing is not None:
-            scale_S2 = scale_B2.index_select(0, packing.rows_S)
-            return scale_S2[:, :1], scale_S2[:, 1:]
-        return scale_B2[:, :1, None], scale_B2[:, 1:, None]
+        rate = self.drop_path * number / max(len(self.vit.blocks) - 1, 1)
+        return path_scales(rate, path_noise_BE[:, 2 * number : 2 * number + 2], packing)
+
+    def _refuse_window(self) -> None:
+        if self.window:
+            size_px = " x ".join(str(side * self.patch_px) for side in self.grid)
+            raise UserError(
+                f"encoder.window: {self.window} is for adapt, and for images of {size_px} px as there; leave it out."
+            )
 
     def encode(self, images_BCHW: Tensor, ids_BK: Tensor | None = None) -> Tensor:
         """Encode normalised images, all patches or those at ``ids_BK``: (B, 1 + K, D).
@@ -241,6 +256,9 @@ class Encoder(nn.Module):
         """
         patches_BNP = patchify(images_BCHW, self.patch_px)
         grid = (images_BCHW.shape[-2] // self.patch_px, images_BCHW.shape[-1] // self.patch_px)
+        if self.window and grid == self.grid:
+            encoded = self.encode_kept(patches_BNP, ids_BK)
+            return torch.cat([encoded.cls_BD[:, None], encoded.tokens], dim=1)
         return cast(Tensor, self(patches_BNP if ids_BK is None else take(patches_BNP, ids_BK), ids_BK, grid=grid))
 
     def features(self, images_BCHW: Tensor, pool: Pool = "mean") -> Tensor:
@@ -252,28 +270,6 @@ class Encoder(nn.Module):
         """
         tokens = self.encode(images_BCHW)
         return tokens[:, 1:].mean(dim=1) if pool == "mean" else tokens[:, 0]
-
-
-def _build(
-    settings: EncoderSettings, arguments: dict[str, Any], bands: Sequence[str], notes: list[str]
-) -> VisionTransformer:
-    """Build timm's ViT, whose blocks learn to take packed tokens; note what was done to its weights."""
-    if settings.weights == "imagenet":
-        model, notes[:] = weights.pretrained(settings.name, arguments, bands)
-    else:
-        try:
-            model = timm.create_model(settings.name, num_classes=0, **arguments)
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-            raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
-    if not is_plain(model):
-        raise UserError(
-            f"encoder.name: {settings.name!r} is not a plain ViT with one class token. "
-            "Use vit_tiny_patch16_224, vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch16_224."
-        )
-    vit = cast(VisionTransformer, model)
-    for block in vit.blocks:
-        block.__class__ = PackedBlock  # the same parts under the same names, so the state dict stays timm's
-    return vit
 
 
 def _split(x: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,8 @@ class EncoderSettings(Section):
             run's folder, an exported folder, or a file of published weights (docs/weights.md lists the layouts).
         gsd_m: metres per pixel of the images, which Scale-MAE's published weights ask for; None = 1.
         drop_path: stochastic depth, the last block's probability of being left out; rises linearly from 0.
+        window: of ``adapt``: attention within squares of so many patches a side, for large images; None = everywhere.
+        whole_blocks: with ``window``, blocks that see the whole image, evenly spaced, the last one among them.
     """
 
     name: str = "vit_small_patch16_224"
@@ -37,6 +39,8 @@ class EncoderSettings(Section):
     weights: str | None = None
     gsd_m: float | None = Field(default=None, gt=0)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
+    window: int | None = Field(default=None, ge=1)
+    whole_blocks: int = Field(default=4, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -53,7 +57,7 @@ class EncoderSettings(Section):
             return self
         given = [
             key
-            for key, no in (("patch_px", 0), ("depth", None), ("drop_path", 0.0), ("gsd_m", None))
+            for key, no in (("patch_px", 0), ("depth", None), ("drop_path", 0.0), ("gsd_m", None), ("window", None))
             if getattr(self, key) != no
         ]
         if given:

@@ -8,8 +8,9 @@ precision, else through FlexAttention. METHODS.md, section 8.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import groupby
 from typing import Any, cast
 
 import torch
@@ -58,6 +59,20 @@ class Packing:
         lengths = tuple(length + 1 for length in layout.lengths)
         mask = _block_mask(rows_S) if device.type == "cuda" and not _has_varlen(device) else None
         return Packing(cls_B, patches_T, rows_S, offsets, lengths, patches + 1, mask)
+
+    def divided(self, sizes_R: Tensor, longest: int) -> Packing:
+        """Return the same tokens in more runs, which take the place of images.
+
+        Args:
+            sizes_R: tokens of each run, int64; 0 where it is empty.
+            longest: no run can have more.
+        """
+        device, S = sizes_R.device, len(self.rows_S)
+        rows_S = torch.arange(len(sizes_R), device=device).repeat_interleave(sizes_R, output_size=S)
+        offsets = F.pad(sizes_R.cumsum(0), (1, 0)).int()
+        lengths = tuple(filter(None, sizes_R.tolist())) if device.type == "cpu" else ()
+        mask = None if self.mask is None else _block_mask(rows_S)
+        return replace(self, rows_S=rows_S, offsets=offsets, lengths=lengths, longest=longest, mask=mask)
 
     def join(self, cls_D: Tensor, tokens_TD: Tensor) -> Tensor:
         """Put the class token before each image's tokens: (S, D)."""
@@ -118,6 +133,15 @@ def packed_attention(attention: nn.Module, x_SD: Tensor, packing: Packing) -> Te
     return projected
 
 
+def path_scales(rate: float, noise_B2: Tensor, packing: Packing | None) -> tuple[Tensor, Tensor]:
+    """Return the factors on a block's two branches: 1 / (1 - rate), or 0 for images that go around."""
+    scale_B2 = (noise_B2 >= rate).float() / (1 - rate)
+    if packing is None:
+        return scale_B2[:, :1, None], scale_B2[:, 1:, None]
+    scale_S2 = scale_B2.index_select(0, packing.rows_S)
+    return scale_S2[:, :1], scale_S2[:, 1:]
+
+
 def packed_reading(q_BHMd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
     """Let each image's M queries read that image's packed tokens: (B, H, M, d)."""
     if q_BHMd.device.type == "cpu":
@@ -154,11 +178,15 @@ def _read_by_image(q_BHMd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packin
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # other lengths would be another graph in every step
 def _by_image(q_SHd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:
-    """Attend image by image, on views; a bucket per length would gain nothing, see LOG.md."""
-    lengths = list(packing.lengths)
-    images = (values.transpose(0, 1)[None].split(lengths, dim=2) for values in (q_SHd, k_SHd, v_SHd))  # type: ignore[no-untyped-call]
-    read = [F.scaled_dot_product_attention(q, k, v) for q, k, v in zip(*images, strict=True)]
-    return torch.cat(read, dim=2)[0].transpose(0, 1)
+    """Attend image by image, on views, neighbours of one length at once; buckets would gain nothing, see LOG.md."""
+    read, start = [], 0
+    for length, run in groupby(packing.lengths):
+        count = len(tuple(run))
+        end = start + count * length
+        q, k, v = (x[start:end].view(count, length, *x.shape[1:]).transpose(1, 2) for x in (q_SHd, k_SHd, v_SHd))
+        read.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
+        start = end
+    return torch.cat(read)
 
 
 def _by_flash(q_SHd: Tensor, k_SHd: Tensor, v_SHd: Tensor, packing: Packing) -> Tensor:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from terrasieve.errors import UserError
 from terrasieve.nn import checkpoints, fitting
+from terrasieve.nn.encoder_settings import EncoderSettings
 from terrasieve.nn.layouts import RGB, Recognised, recognise
+from terrasieve.nn.packed import PackedBlock, is_plain
 
 
 class Found(NamedTuple):
@@ -30,6 +32,32 @@ class Found(NamedTuple):
     name: str | None = None
     bands: tuple[str, ...] = ()
     grid: tuple[int, int] | None = None
+
+
+def plain_vit(
+    settings: EncoderSettings, arguments: dict[str, Any], bands: Sequence[str], notes: list[str]
+) -> VisionTransformer:
+    """Build timm's ViT, whose blocks learn to take packed tokens; note what was done to its weights.
+
+    Raises:
+        UserError: timm has no plain ViT of that name, or its weights cannot be had.
+    """
+    if settings.weights == "imagenet":
+        model, notes[:] = pretrained(settings.name, arguments, bands)
+    else:
+        try:
+            model = timm.create_model(settings.name, num_classes=0, **arguments)
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            raise UserError(f"encoder.name: timm cannot build {settings.name!r}: {error}") from error
+    if not is_plain(model):
+        raise UserError(
+            f"encoder.name: {settings.name!r} is not a plain ViT with one class token. "
+            "Use vit_tiny_patch16_224, vit_small_patch16_224, vit_base_patch16_224 or vit_large_patch16_224."
+        )
+    vit = cast(VisionTransformer, model)
+    for block in vit.blocks:
+        block.__class__ = PackedBlock  # the same parts under the same names, so the state dict stays timm's
+    return vit
 
 
 def pretrained(name: str, arguments: dict[str, Any], bands: Sequence[str] = ()) -> tuple[nn.Module, list[str]]:
