@@ -30,6 +30,7 @@ ORDER = [
     *(
         "evaluate",
         "report",
+        "scenes",
         "entries",
         "export",
         "bench",
@@ -39,7 +40,10 @@ ORDER = [
         "assess",
         "adapt",
         "predict",
+        "predict_scene",
         "analyse",
+        "embedding",
+        "searching",
         "subsets",
         "mapping",
         "cataloguing",

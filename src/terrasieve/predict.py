@@ -1,7 +1,8 @@
 """Predict: what ``terrasieve predict`` does with a fine-tuned run and images that nobody has labelled.
 
 After ``adapt``, whose run folder it reads: a segmentation writes a map of every image, a GeoTIFF that lies where the
-image lies; a classification writes one CSV; a detection a table of boxes, GeoJSON and pictures.
+image lies; a classification writes one CSV; a detection a table of boxes, GeoJSON and pictures. Whole scenes:
+``predict_scene``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,20 +56,54 @@ def adapt(
         raise typer.Exit(130)
 
 
+PREDICT_EXAMPLES = (
+    "Examples: terrasieve predict runs/my_run imagery.parquet -o maps/  ·  "
+    "terrasieve predict runs/my_run scene.tif -o map.tif  ·  terrasieve predict runs/my_run scene.tif -o found.gpkg"
+)
+
+
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run of terrasieve adapt.")],
-    images: Annotated[Path, typer.Argument(help="Manifest (GeoParquet) of the images.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for maps, or for predictions.")],
+    images: Annotated[str, typer.Argument(help="Manifest (.parquet) of the images, or one scene (GeoTIFF, COG, ...).")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder; of a scene .tif, or for boxes .gpkg, .geojson.")
+    ],
     window: Annotated[int | None, typer.Option(help="Pixels of a map's windows; default: as in training.")] = None,
     overlap: Annotated[float, typer.Option(help="Of the windows, a share of their side.")] = 0.25,
+    bands: Annotated[str | None, typer.Option(help="Of a scene, in the run's order, comma-separated.")] = None,
+    probability: Annotated[bool, typer.Option(help="Of a scene: a second band, the class's per cent.")] = False,
+    least_score: Annotated[float | None, typer.Option(help="Of a scene's boxes.")] = None,
 ) -> None:
-    """Predict images with a fine-tuned run: a georeferenced map each, or a table of classes or boxes."""
-    from terrasieve import predict as prediction
+    """Predict with a fine-tuned run: images of a manifest, or a whole scene as one map or one file of boxes."""
+    from terrasieve import predict_scene as scenes
     from terrasieve.display import counting, err, out
 
-    side = None if window is None else (window, window)
+    kind = {".tif": "map", ".tiff": "map", ".gpkg": "boxes", ".geojson": "boxes"}.get(output.suffix.lower())
+    given = {"--bands": bands, "--probability": probability or None, "--least-score": least_score}
+    allowed = {"map": ("--bands", "--probability"), "boxes": ("--bands", "--least-score"), None: ()}[kind]
+    wrong = next((name for name, value in given.items() if value is not None and name not in allowed), None)
+    if wrong:
+        raise UserError(f"-o {output}: {wrong} is for a scene's {'boxes' if wrong == '--least-score' else 'map'}.")
+    how: dict[str, Any] = {"window_px": None if window is None else (window, window), "overlap": overlap}
+    if kind is not None:
+        how["bands"] = tuple(bands.split(",")) if bands else None
+        done: scenes.Mapped | scenes.Detected
+        with counting("predict", "windows") as tick:
+            if kind == "map":
+                done = scenes.predict_scene(run, images, output, probability=probability, on_windows=tick, **how)
+            else:
+                done = scenes.detect_scene(run, images, output, least_score=least_score or 0, on_windows=tick, **how)
+        for line in done.lines():
+            out.print(line, markup=False)
+        return
+    from terrasieve import predict as prediction
+
+    if not images.endswith((".parquet", ".geoparquet")) and Path(images).is_file():
+        raise UserError(
+            f"-o {output}: of the scene {images} one file is made; give a .tif, of boxes a .gpkg or .geojson."
+        )
     with counting("predict", "images") as tick:
-        written = prediction.predict(run, images, output, window_px=side, overlap=overlap, on_images=tick)
+        written = prediction.predict(run, Path(images), output, on_images=tick, **how)
     for uri, reason in written.failed:
         err.print(f"left out {uri}: {reason}", markup=False)
     table = next((str(path) for path in written.paths[:1] if path.name.startswith("predictions.")), None)

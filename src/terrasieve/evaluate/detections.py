@@ -1,7 +1,7 @@
 """Detections: what a detector finds in images, as a table of boxes, as GeoJSON where the images lie, and as pictures.
 
-After ``predict``'s loading of a run. Images are looked at whole, at the size that the run was trained with; large
-scenes are cut first (``terrasieve slice``).
+After ``predict``'s loading of a run. Images are looked at whole, at the size that the run was trained with; of large
+scenes see ``scenes.found``.
 """
 
 from __future__ import annotations
