@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from terrasieve.errors import UserError
-from terrasieve.evaluate.metrics import Counts, by_support, f1, jaccard, resample_counts
+from terrasieve.evaluate.metrics import Counts, by_support, f1, jaccard, resample_counts, with_intervals
 from terrasieve.evaluate.protocol import Score
 from terrasieve.keyed import numpy_generator
 
@@ -117,14 +116,8 @@ def score(
         raise UserError(f"{n} test images have no pixel that is scored; look at their masks and at task.masks.ignore.")
     weights_Rn = resample_counts(numpy_generator(seed, "bootstrap", n), resamples, n)
     drawn = _values((weights_Rn @ matrices.flatten(1)).view(-1, C, C), classes)
-    tail = (1 - confidence) / 2
-    scores = []
-    for metric, point in values(matrices_nCC, classes).items():
-        if np.isnan(point):
-            continue
-        low, high = np.nanquantile(drawn[metric].numpy(), [tail, 1 - tail])
-        scores.append(Score(name, protocol, metric, point, float(low), float(high), n, about))
-    return scores
+    intervals = with_intervals(values(matrices_nCC, classes), drawn, confidence)
+    return [Score(name, protocol, metric, point, low, high, n, about) for metric, point, low, high in intervals]
 
 
 def _values(matrices_RCC: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from terrasieve.boxes.oriented import bounds, from_polygons
 from terrasieve.errors import UserError
 from terrasieve.evaluate.average_precision import COUNTED, DIFFICULT, Matches, Objects, Rule, average_precision, match
-from terrasieve.evaluate.metrics import resample_counts
+from terrasieve.evaluate.metrics import resample_counts, with_intervals
 from terrasieve.evaluate.protocol import Score
 from terrasieve.keyed import numpy_generator
 
@@ -102,14 +102,8 @@ def score(
     if np.isnan(points["ap50"]):
         raise UserError(f"{n} test images have no object that is counted; look at task.boxes and the split.")
     drawn = _values(found, resample_counts(numpy_generator(seed, "bootstrap", n), resamples, n), classes)
-    tail = (1 - confidence) / 2
-    scores = []
-    for metric, point in points.items():
-        if np.isnan(point):
-            continue
-        low, high = np.nanquantile(drawn[metric].numpy(), [tail, 1 - tail])
-        scores.append(Score(name, protocol, metric, point, float(low), float(high), n, about))
-    return scores
+    intervals = with_intervals(points, drawn, confidence)
+    return [Score(name, protocol, metric, point, low, high, n, about) for metric, point, low, high in intervals]
 
 
 def _images(found: Matched) -> int:

@@ -9,7 +9,8 @@ Shapes: N test samples, C classes, R weightings of the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -153,6 +154,23 @@ def value(metric: Metric, scores_NC: Tensor, truth: Tensor) -> float:
         truth: (N,) int64 class numbers, or (N, C) of 0 and 1.
     """
     return float(metric(scores_NC, truth, torch.ones(1, len(scores_NC), dtype=torch.float64))[0])
+
+
+def with_intervals(
+    points: Mapping[str, float], drawn: Mapping[str, Tensor], confidence: float
+) -> Iterator[tuple[str, float, float, float]]:
+    """Yield metric, value, and the percentile interval of its resamples; metrics without a value (NaN) are left out.
+
+    Args:
+        points: metric -> value.
+        drawn: metric -> values of the resamples, (R,).
+        confidence: mass of the interval.
+    """
+    tail = (1 - confidence) / 2
+    for metric, point in points.items():
+        if not math.isnan(point):
+            low, high = np.nanquantile(drawn[metric].numpy(), [tail, 1 - tail])
+            yield metric, point, float(low), float(high)
 
 
 def bootstrap(

@@ -127,6 +127,42 @@ class Trunk(nn.Module):
         return maps, kept_share(kept, patches_BNP), painted
 
 
+class Detector(nn.Module):
+    """What a detector is to the loop; a subclass adds its stages, ``forward``, and ``_found``, from maps to objects."""
+
+    views = 1
+    lr_scale = 1.0
+
+    def __init__(self, settings: DetectorSettings, encoder: Encoder, seed: int) -> None:
+        """Build the way to the maps around an encoder, its weights drawn from ``seed``.
+
+        Raises:
+            UserError: if there is no class.
+        """
+        super().__init__()
+        self.trunk = Trunk(settings, encoder, seed)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The backbone that is trained and exported."""
+        return self.trunk.encoder
+
+    def predict(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Find objects in normalised images: (B, most, 6 or 7) float32, best first.
+
+        A row is a box in pixels (left, top, right, bottom, or an oriented one), score, class; class -1 where there are
+        fewer.
+        """
+        maps, _, _ = self.trunk(batch, generator)
+        return self._found(maps)
+
+    def after_step(self, step: int) -> None:
+        """Do nothing: what dropping remembers, it updates as it drops."""
+
+    def _found(self, maps: list[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
 def padded(rows: list[Tensor], count: int, width: int) -> Tensor:
     """Lay detections side by side, (B, count, width); what is missing has class -1."""
     out = torch.full((len(rows), count, width), -1.0, device=rows[0].device)

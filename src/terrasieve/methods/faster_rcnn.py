@@ -22,8 +22,8 @@ from terrasieve.boxes.oriented import bounds, rectangle
 from terrasieve.methods.detector import (
     LOSSES,
     OUTPUT_STD,
+    Detector,
     DetectorSettings,
-    Trunk,
     anchors_of,
     images_of,
     narrowed,
@@ -44,11 +44,8 @@ class FasterRCNNSettings(DetectorSettings):
     name: Literal["faster_rcnn"] = "faster_rcnn"
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(Detector):
     """Find objects by horizontal boxes."""
-
-    views = 1
-    lr_scale = 1.0
 
     def __init__(self, settings: FasterRCNNSettings, encoder: Encoder, seed: int = 0) -> None:
         """Build pyramid and heads around an encoder, their weights drawn from ``seed``.
@@ -56,9 +53,8 @@ class FasterRCNN(nn.Module):
         Raises:
             UserError: if there is no class.
         """
-        super().__init__()
+        super().__init__(settings, encoder, seed)
         self.settings = settings
-        self.trunk = Trunk(settings, encoder, seed)
         self.rpn = RegionProposalNetwork(
             anchors_of(settings, self.trunk.strides),
             RPNHead(settings.width, len(settings.ratios)), 0.7, 0.3, settings.sampled[0], 0.5,
@@ -76,19 +72,6 @@ class FasterRCNN(nn.Module):
         initialise(self.roi, seed, "roi")
         for layer in (self.rpn.head.cls_logits, self.rpn.head.bbox_pred, *self.roi.box_predictor.children()):
             narrowed(layer, seed, OUTPUT_STD)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The backbone that is trained and exported."""
-        return self.trunk.encoder
-
-    def predict(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Find objects in normalised images: (B, most, 6) float32, best first.
-
-        A row is left, top, right, bottom in pixels, score, class; class -1 where there are fewer.
-        """
-        maps, _, _ = self.trunk(batch, generator)
-        return self._found(maps)
 
     def forward(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
         """Compute the loss, the sum of the four; for a picture, in evaluation mode, what is found instead."""
@@ -116,9 +99,6 @@ class FasterRCNN(nn.Module):
             _, more = self.roi(levels, proposals, [self.trunk.size_px] * len(batch), targets)
         parts = losses | more
         return Output(sum((parts[name] for name in LOSSES), maps[0].new_zeros(())), metrics | _detached(parts))
-
-    def after_step(self, step: int) -> None:
-        """Do nothing: what dropping remembers, it updates as it drops."""
 
     def _found(self, maps: list[Tensor]) -> Tensor:
         levels, count = self._levels(maps), len(maps[0])

@@ -20,8 +20,8 @@ from terrasieve.boxes.oriented import corners, from_polygons
 from terrasieve.methods.detector import (
     LOSSES,
     OUTPUT_STD,
+    Detector,
     DetectorSettings,
-    Trunk,
     anchors_of,
     images_of,
     narrowed,
@@ -40,11 +40,8 @@ class OrientedRCNNSettings(DetectorSettings):
     overlap: float = Field(default=0.1, gt=0, lt=1)
 
 
-class OrientedRCNN(nn.Module):
+class OrientedRCNN(Detector):
     """Find objects by oriented boxes."""
-
-    views = 1
-    lr_scale = 1.0
 
     def __init__(self, settings: OrientedRCNNSettings, encoder: Encoder, seed: int = 0) -> None:
         """Build pyramid and stages around an encoder, their weights drawn from ``seed``.
@@ -52,9 +49,8 @@ class OrientedRCNN(nn.Module):
         Raises:
             UserError: if there is no class.
         """
-        super().__init__()
+        super().__init__(settings, encoder, seed)
         self.settings = settings
-        self.trunk = Trunk(settings, encoder, seed)
         self.anchors: AnchorGenerator = anchors_of(settings, self.trunk.strides)
         self.rpn = OrientedProposals(settings.width, len(settings.ratios), settings.sampled[0], settings.proposals)
         self.roi = OrientedHead(
@@ -64,19 +60,6 @@ class OrientedRCNN(nn.Module):
         initialise(self.roi, seed, "roi")
         for layer in (self.rpn.score, self.rpn.place, self.roi.classify, self.roi.correct):
             narrowed(layer, seed, OUTPUT_STD)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The backbone that is trained and exported."""
-        return self.trunk.encoder
-
-    def predict(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Find objects in normalised images: (B, most, 7) float32, best first.
-
-        A row is an oriented box in pixels and radians, score, class; class -1 where there are fewer.
-        """
-        maps, _, _ = self.trunk(batch, generator)
-        return self._found(maps)
 
     def forward(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
         """Compute the loss, the sum of the four; for a picture, in evaluation mode, what is found instead."""
@@ -101,9 +84,6 @@ class OrientedRCNN(nn.Module):
             parts |= self.roi.losses(maps, proposals, truth)
         loss = sum((parts[name] for name in LOSSES), maps[0].new_zeros(()))
         return Output(loss, metrics | {name: parts[name].detach() for name in LOSSES})
-
-    def after_step(self, step: int) -> None:
-        """Do nothing: what dropping remembers, it updates as it drops."""
 
     def _found(self, maps: list[Tensor]) -> Tensor:
         settings = self.settings
