@@ -159,6 +159,26 @@ def test_windows_get_their_share(bright: Path, tmp_path: Path) -> None:
     assert any("no box" in note for note in notes)
 
 
+def test_oriented_objects_whose_ends_cannot_be_seen_are_difficult(bright: Path) -> None:
+    """Shares by counting points of the box that lie within the image."""
+
+    def push(rows: list[dict[str, Any]]) -> None:
+        for index, row in enumerate(rows):
+            corners = tables.oriented(
+                "ship", [(-20 + 8 * index + u, 60 + v) for u, v in ((0, 0), (30, 0), (30, 10), (0, 10))]
+            )
+            row["obb"], row["xyxy"] = list(corners.obb or ()), list(corners.xyxy)
+
+    replaced(bright, push)  # 10, 18, 26, 30, 30 and 30 of 30 columns are in the image
+    boxes, notes = truth_of(bright, oriented=True)
+    assert [bool(own[0]) for own in boxes.difficult] == [True, True, False, False, False, False]
+    assert any(note.startswith("2 boxes show less than 70% of their object") for note in notes)
+    assert not any(own.any() for own in truth_of(bright, oriented=True, whole=0)[0].difficult)
+    assert not any(own.any() for own in truth_of(bright)[0].difficult), "what is seen of an upright box is a box"
+    many = truth_of(bright, oriented=True, whole=0.9)[0].difficult
+    assert [bool(own[0]) for own in many] == [True, True, True, False, False, False]
+
+
 def replaced(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
     rows = tables.read(path).to_pylist()
     change(rows)
