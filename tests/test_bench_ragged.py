@@ -100,6 +100,7 @@ def test_mistakes_are_explained() -> None:
         ragged.run_ragged(encoders=("huge",))
 
 
+@pytest.mark.slow
 def test_the_command_runs_where_there_is_no_raster_library(tmp_path: Path) -> None:
     code = f"""
 import sys

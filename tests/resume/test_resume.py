@@ -58,11 +58,14 @@ def assert_bitwise(one: Path, other: Path) -> None:
             },
             marks=pytest.mark.slow,
         ),
-        {
-            "method": {"name": "moco", "widths": [64, 32], "queue": 30},  # a queue that no batch divides
-            "encoder": {"name": "test_resnet"},
-            "optim": {"name": "sgd", "base_lr": 0.5},
-        },
+        pytest.param(
+            {
+                "method": {"name": "moco", "widths": [64, 32], "queue": 30},  # a queue that no batch divides
+                "encoder": {"name": "test_resnet"},
+                "optim": {"name": "sgd", "base_lr": 0.5},
+            },
+            marks=pytest.mark.slow,
+        ),
         {
             "method": {"name": "byol", "widths": [64, 32], "predictor": 64},
             "encoder": {"name": "test_resnet"},

@@ -83,7 +83,7 @@ def test_every_way_to_end(tmp_path: Path) -> None:
     assert all(ending.seconds > 0 for ending in made.values())
 
 
-@pytest.mark.parametrize("side_by_side", [1, 3])
+@pytest.mark.parametrize("side_by_side", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_as_many_at_a_time_as_asked(tmp_path: Path, side_by_side: int) -> None:
     files = [tmp_path / f"{number}" for number in range(4)]
     endings([Task(path.name, stamp, (path, 0.4), tmp_path / "output") for path in files], side_by_side)
