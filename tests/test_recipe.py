@@ -87,3 +87,10 @@ def test_an_impossible_model_is_explained() -> None:
         Encoder(EncoderSettings(name="vit_base_patch16_siglip_224"), 3, (32, 32))
     with pytest.raises(UserError, match="timm cannot build 'vit_smol'"):
         Encoder(EncoderSettings(name="vit_smol"), 3, (32, 32))
+
+
+@pytest.mark.parametrize("key", ["drop_path=0.1", "window=4"])
+def test_what_adapt_alone_does_is_refused_before_a_run_begins(key: str) -> None:
+    path = ROOT / "recipes" / "mae_vit_tiny_ucmerced.yaml"
+    with pytest.raises(UserError, match=rf"encoder.{key.split('=')[0]}: .* is for adapt; leave it out"):
+        recipe.load(path, [f"encoder.{key}"])

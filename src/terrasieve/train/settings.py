@@ -144,6 +144,9 @@ class TrainSettings(LoopSettings):
 
     @model_validator(mode="after")
     def _suits(self) -> Self:
+        of_adapt = [key for key in ("drop_path", "window") if getattr(self.encoder, key)]
+        if of_adapt:
+            raise ValueError(f"encoder.{of_adapt[0]}: {getattr(self.encoder, of_adapt[0])} is for adapt; leave it out")
         if not isinstance(self.method, SiameseSettings):
             _needs_vit(self.method.name, self.encoder)
         elif self.batch_size // self.accumulate < 2:
