@@ -142,6 +142,7 @@ def test_mistakes_are_explained(wrong: dict, said: str, monkeypatch) -> None:
         bench_run.run_bench(**wrong)
 
 
+@pytest.mark.slow
 def test_runs_without_raster_libraries() -> None:
     """An accelerator machine has torch, timm and numpy, but none of these."""
     code = """

@@ -118,6 +118,7 @@ def test_a_broken_record_is_said(small: Callable[..., AdaptRecipe], tmp_path: Pa
         sweep(small(), tmp_path, **GRID)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_not_there(small: Callable[..., AdaptRecipe], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         sweep(small(task={"data": "folder:nowhere"}), tmp_path, **GRID)
