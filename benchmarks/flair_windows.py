@@ -5,6 +5,8 @@ Run: python benchmarks/flair_windows.py ../shared/data/flair2_samples -o flair.p
 A quarter of every image, in turn another corner, is for testing and the rest for training; a window that would reach
 over the line is left out, and so is one of a class that no training window has. Windows overlap their neighbours by
 half, and have their true footprints (by the images' CRS; some masks lack theirs, and their grid is the same).
+The images are one compressed block each, of which a crop would decode everything, more than a small model's step costs;
+so copies in tiles are written beside the manifest, and windows are of these.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 import shapely
 from pyproj import Transformer
 
@@ -24,12 +27,21 @@ from terrasieve import manifest
 SIDE_PX, STEP_PX = 64, 32
 
 
-def windows(path: Path, number: int) -> list[dict[str, Any]]:
-    """Return the rows of one image, the ``number``-th."""
+def tiled(path: Path, folder: Path) -> Path:
+    """Copy an image, pixels and place unchanged, into tiles of a window's side."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / f"{path.parent.name}.tif"
+    layout = {"TILED": "YES", "BLOCKXSIZE": SIDE_PX, "BLOCKYSIZE": SIDE_PX, "COMPRESS": "ZSTD"}
+    rasterio.shutil.copy(path, copy, driver="GTiff", **layout)
+    return copy
+
+
+def windows(path: Path, copy: Path, number: int) -> list[dict[str, Any]]:
+    """Return the rows of one image, the ``number``-th, whose tiled copy is ``copy``."""
     with rasterio.open(path) as image, rasterio.open(path.with_name("mask.tif")) as file:
         mask, transform, crs, side_px = file.read(1), image.transform, image.crs, image.width
         shared = {
-            "uri": str(path.resolve()), "width": SIDE_PX, "height": SIDE_PX, "dtype": image.dtypes[0],
+            "uri": str(copy.resolve()), "width": SIDE_PX, "height": SIDE_PX, "dtype": image.dtypes[0],
             "bands": ["red", "green", "blue", "nir", "elevation"], "gsd_m": abs(transform.a), "crs": crs.to_string(),
             "source": "FLAIR#2", "licence": "etalab-2.0", "keep": True, "reason": "",
         }  # fmt: skip
@@ -63,9 +75,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    rows = [
-        row for number, path in enumerate(sorted(args.folder.glob("*/aerial.tif"))) for row in windows(path, number)
-    ]
+    tiles = args.output.with_name(f"{args.output.stem}_tiles")
+    paths = sorted(args.folder.glob("*/aerial.tif"))
+    rows = [row for number, path in enumerate(paths) for row in windows(path, tiled(path, tiles), number)]
     known = {row["label"] for row in rows if row["split"] == "train"}
     kept = [row for row in rows if row["label"] in known]
     manifest.write(manifest.rows_to_table(kept), args.output)
