@@ -68,6 +68,7 @@ def evaluate_run(
     Raises:
         UserError: for anything that a user can mend.
     """
+    protocol.known(protocols)
     bands = opened.bands_of(run, wanted)
     task = tasks.load_task(spec, split, seed=seed)
     _, images, entries, notes = images_of(task, reading.bands or bands)

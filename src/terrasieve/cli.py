@@ -124,6 +124,8 @@ def index(
 
     _choose("labels", labels, ("auto", "folder", "none"))
     _choose("verify", verify, ("header", "ends", "decode"))
+    if output.suffix not in (".parquet", ".geoparquet"):
+        raise UserError(f"-o {output}: a manifest is a GeoParquet file; let its name end in .parquet.")
     with counting("index", "files") as tick:
         result = scan(
             paths, csv=csv, labels=labels, pattern=pattern, verify=verify, workers=workers, on_file=tick  # type: ignore[arg-type]

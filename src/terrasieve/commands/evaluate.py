@@ -68,7 +68,8 @@ def evaluate(
         evaluate_suite(encoder, suite, output, data, again, workers, wanted)
     else:
         options = {"split": split, "seed": seed, "workers": workers}
-        _evaluate_task(encoder, str(task), protocol.split(","), masks, pool, wanted, output, options)
+        protocols = [name.strip() for name in protocol.split(",")]
+        _evaluate_task(encoder, str(task), protocols, masks, pool, wanted, output, options)
 
 
 def _evaluate_task(
