@@ -17,6 +17,16 @@ Resume = Annotated[Path | None, typer.Option(help="Go on with the run in this fo
 StopAt = Annotated[int | None, typer.Option(help="Stop, resumably, after this many steps in all.")]
 
 
+PRETRAIN_EXAMPLES = (
+    "Examples: terrasieve pretrain recipes/selective_mae_vit_small_ucmerced.yaml data=ucm.parquet steps=300  ·  "
+    "terrasieve pretrain --resume runs/my_run  ·  torchrun --nproc-per-node 8 -m terrasieve pretrain RECIPE"
+)
+ADAPT_EXAMPLES = (
+    "Examples: terrasieve adapt recipes/rvit_tiny_ucmerced.yaml task.data=folder:ucmerced method.drop.ratio=0.75  ·  "
+    "terrasieve adapt --resume runs/my_run"
+)
+
+
 def pretrain(
     recipe: Recipe = None,
     overrides: Overrides = None,
@@ -86,6 +96,8 @@ def predict(
         raise UserError(f"-o {output}: {wrong} is for a scene's {'boxes' if wrong == '--least-score' else 'map'}.")
     how: dict[str, Any] = {"window_px": None if window is None else (window, window), "overlap": overlap}
     if kind is not None:
+        if images.endswith((".parquet", ".geoparquet")):
+            raise UserError(f"-o {output}: that is one scene's; {images} is a manifest, whose images get -o FOLDER.")
         how["bands"] = tuple(bands.split(",")) if bands else None
         done: scenes.Mapped | scenes.Detected
         with counting("predict", "windows") as tick:

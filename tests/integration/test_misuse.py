@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import signal
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from terrasieve import manifest
-from terrasieve.cli import app
+from terrasieve import cli, manifest
 from terrasieve.data.images import from_table
 from terrasieve.errors import UserError
+from terrasieve.train import loop
 
 
 def refused(*words: str | Path) -> str:
     """Run a command that has to fail; return its message."""
-    error = CliRunner().invoke(app, [str(word) for word in words]).exception
+    error = CliRunner().invoke(cli.app, [str(word) for word in words]).exception
     assert isinstance(error, UserError), error
     return str(error)
 
 
 def done(*words: str | Path) -> str:
     """Run a command that has to succeed; return what it prints."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
     assert result.exit_code == 0, (words, result.output, result.exception)
     return result.output
 
@@ -64,3 +66,50 @@ def test_bands_that_some_images_lack_can_be_asked_for(tmp_path: Path, small_mani
     setting = re.findall(r"'(bands=.*?)'", str(error.value))[-1]
     done("exclude", tmp_path / "mixed.parquet", "-o", tmp_path / "kept.parquet", "min_px=1", setting)
     assert len(from_table(manifest.read(tmp_path / "kept.parquet"), bands)) == len(rows)
+
+
+def said_by_main(error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Let the scan of `terrasieve index` end with an error; return what the command line says of it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("terrasieve.curate.scan.scan", fail)
+    monkeypatch.setattr("sys.argv", ["terrasieve", "index", "images", "-o", "images.parquet"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    return capsys.readouterr().err
+
+
+def test_ctrl_c_is_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "interrupted" in said_by_main(KeyboardInterrupt(), monkeypatch, capsys)
+
+
+def test_an_error_of_the_disk_is_a_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "images.parquet")
+    said = said_by_main(full, monkeypatch, capsys)
+    assert "images.parquet: No space left on device" in said and "Free some space" in said
+    with pytest.raises(OSError, match="Input/output"):  # of these nobody knows what to do: the traceback has to be seen
+        said_by_main(OSError(errno.EIO, "Input/output error"), monkeypatch, capsys)
+
+
+def test_the_first_ctrl_c_of_a_training_is_acknowledged(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else users press it again, and that one loses the steps since the last checkpoint."""
+    for terminal in (True, False):
+        monkeypatch.setattr("os.isatty", lambda _, terminal=terminal: terminal)
+        with loop.interruptible() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert asked()
+        assert ("stopping after this step" in capfd.readouterr().err) == terminal
+
+
+def test_examples_of_the_help_stand_on_lines_of_their_own_with_their_brackets() -> None:
+    said = CliRunner().invoke(cli.app, ["exclude", "--help"], terminal_width=200, env={"COLUMNS": "200"}).output
+    assert "$ terrasieve exclude in.parquet -o out.parquet min_px=64 'bands=[red, green, blue]'\n" in re.sub(
+        " +\n", "\n", said
+    )
+    listed = [name for commands in cli.COMMANDS.values() for name, _ in commands]
+    assert len(listed) == len(set(listed)) == len(cli.app.registered_commands)
