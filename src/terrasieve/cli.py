@@ -58,10 +58,11 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"terrasieve: {error}\n")
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in _SURROUNDINGS:
+    except Exception as error:
+        said = _said(error)
+        if not said:
             raise
-        sys.stderr.write(f"terrasieve: {_said(error)}\n")
+        sys.stderr.write(f"terrasieve: {said}\n")
         sys.exit(2)
     except SystemExit as end:
         # typer makes an exit of Ctrl-C and says nothing; a command that stops resumably has spoken and ends by itself
@@ -88,10 +89,15 @@ _SURROUNDINGS = {
 }
 
 
-def _said(error: OSError) -> str:
-    """Word an error of the file system: which file, what is wrong, what to do."""
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}. {_SURROUNDINGS.get(error.errno or 0, '')}."
+def _said(error: Exception) -> str:
+    """Word an error of the file system: which file, what is wrong, what to do. Of any other error nothing is said."""
+    number = getattr(error, "errno", None)
+    if "No space left on device" in str(error):  # so say writers in other languages, whose errors have no number
+        number = errno.ENOSPC
+    if number not in _SURROUNDINGS:
+        return ""
+    where = f"{name}: " if (name := getattr(error, "filename", None)) else ""
+    return f"{where}{getattr(error, 'strerror', None) or error}. {_SURROUNDINGS[number]}."
 
 
 def _version(value: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from terrasieve import cli, manifest
 from terrasieve.data.images import from_table
 from terrasieve.errors import UserError
 from terrasieve.train import loop
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def refused(*words: str | Path) -> str:
@@ -90,6 +94,8 @@ def test_an_error_of_the_disk_is_a_message(monkeypatch: pytest.MonkeyPatch, caps
     full = OSError(errno.ENOSPC, "No space left on device", "images.parquet")
     said = said_by_main(full, monkeypatch, capsys)
     assert "images.parquet: No space left on device" in said and "Free some space" in said
+    foreign = ValueError("while serializing: No space left on device (os error 28)")
+    assert "Free some space" in said_by_main(foreign, monkeypatch, capsys)
     with pytest.raises(OSError, match="Input/output"):  # of these nobody knows what to do: the traceback has to be seen
         said_by_main(OSError(errno.EIO, "Input/output error"), monkeypatch, capsys)
 
@@ -113,3 +119,16 @@ def test_examples_of_the_help_stand_on_lines_of_their_own_with_their_brackets() 
     )
     listed = [name for commands in cli.COMMANDS.values() for name, _ in commands]
     assert len(listed) == len(set(listed)) == len(cli.app.registered_commands)
+
+
+def test_a_recipe_of_another_command_is_known_for_what_it_is(tmp_path: Path) -> None:
+    for recipe, other in (("mae_vit_tiny_ucmerced", "pretrain"), ("rvit_tiny_ucmerced", "adapt")):
+        said = refused("curate", ROOT / "recipes" / f"{recipe}.yaml", "-o", tmp_path / "curated")
+        assert f"is one of terrasieve {other}" in said
+    assert not (tmp_path / "curated").exists()
+
+
+def test_recipes_do_not_wait_for_scikit_learn() -> None:
+    """It took a quarter of the time from a command to its first word."""
+    code = "import sys; import terrasieve.recipe; assert 'sklearn' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
