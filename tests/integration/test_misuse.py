@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from terrasieve import cli, manifest
 from terrasieve.data.images import from_table
 from terrasieve.errors import UserError
+from terrasieve.suite.data import top
 from terrasieve.train import loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,3 +133,12 @@ def test_recipes_do_not_wait_for_scikit_learn() -> None:
     """It took a quarter of the time from a command to its first word."""
     code = "import sys; import terrasieve.recipe; assert 'sklearn' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_a_folder_of_data_that_is_not_there_is_no_empty_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert top(tmp_path) == tmp_path
+    with pytest.raises(UserError, match="--data: there is no folder"):
+        top(tmp_path / "nowhere")
+    monkeypatch.setenv("TERRASIEVE_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="TERRASIEVE_DATA: there is no folder"):
+        top(None)
