@@ -30,8 +30,10 @@ def embed(
     workers: Annotated[int, typer.Option(help="Reading processes of a manifest.")] = 1,
 ) -> None:
     """Compute features: a vector per image of a manifest, or a seamless map of a scene, resumable."""
-    from terrasieve import embedding
-    from terrasieve.display import counting, err, out
+    from terrasieve.display import counting, err, loading, out
+
+    with loading():
+        from terrasieve import embedding
 
     if images.endswith((".parquet", ".geoparquet")):
         given = [("--preview", preview), ("--cell", cell), ("--window", window), ("--bands", bands)]

@@ -83,14 +83,16 @@ def _evaluate_task(
     options: dict[str, Any],
 ) -> None:
     """Score one task and print its table, notes and where the report is."""
-    from terrasieve import assess, opened
-    from terrasieve.data import catalog
-    from terrasieve.data.masks import masks_of
-    from terrasieve.display import counting, out
+    from terrasieve.display import counting, loading, out
     from terrasieve.errors import UserError
-    from terrasieve.evaluate import geography
-    from terrasieve.evaluate.protocol import rich_table, write_scores
-    from terrasieve.report import write_report
+
+    with loading():
+        from terrasieve import assess, opened
+        from terrasieve.data import catalog
+        from terrasieve.data.masks import masks_of
+        from terrasieve.evaluate import geography
+        from terrasieve.evaluate.protocol import rich_table, write_scores
+        from terrasieve.report import write_report
 
     settings = masks_of(masks) if masks is not None else catalog.masks_of(task)
     with counting("features", "images") as tick:
