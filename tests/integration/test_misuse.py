@@ -142,3 +142,9 @@ def test_a_folder_of_data_that_is_not_there_is_no_empty_suite(tmp_path: Path, mo
     monkeypatch.setenv("TERRASIEVE_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="TERRASIEVE_DATA: there is no folder"):
         top(None)
+
+
+def test_index_names_the_bands_that_a_recipe_has_to_name(tmp_path: Path, small_manifest: Path) -> None:
+    bands = manifest.read(small_manifest)["bands"][0].as_py()
+    said = done("index", small_manifest.parent / "images", "-o", tmp_path / "images.parquet", "--workers", "1")
+    assert f"bands: {', '.join(bands)} (24)" in said
