@@ -84,3 +84,16 @@ def test_overrides_of_the_docs_fit_their_recipes() -> None:
             recipe.load(files[0], given, recipe.kind_of(files[0]))  # a UserError names what is wrong
             checked += 1
     assert checked > 15
+
+
+def test_every_setting_of_a_curation_is_in_its_page() -> None:
+    from typing import get_args
+
+    from terrasieve.curate.recipe import CurateRecipe
+    from terrasieve.section import Section
+
+    page = (ROOT / "docs" / "curate.md").read_text(encoding="utf-8").partition("## Settings")[2].partition("\n## ")[0]
+    for name, field in CurateRecipe.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section) and kind.__module__ != "terrasieve.curate.listing":
+                assert [key for key in (name, *kind.model_fields) if f"`{key}`" not in page] == [], name

@@ -68,7 +68,8 @@ def evaluate_run(
     Raises:
         UserError: for anything that a user can mend.
     """
-    protocol.known(protocols)
+    if unknown := [name for name in protocols if name not in protocol.PROTOCOLS]:  # features take minutes
+        raise UserError(f"--protocol: {unknown[0]!r} is not one of {', '.join(protocol.PROTOCOLS)}.")
     bands = opened.bands_of(run, wanted)
     task = tasks.load_task(spec, split, seed=seed)
     _, images, entries, notes = images_of(task, reading.bands or bands)

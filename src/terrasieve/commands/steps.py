@@ -36,7 +36,8 @@ def _command(name: str, words: str) -> Callable[..., None]:
     def command(
         manifest: Annotated[Path, typer.Argument(help="Manifest to read.")],
         overrides: Annotated[
-            list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of the step; see docs/curate.md.")
+            list[str] | None,
+            typer.Argument(metavar="KEY=VALUE", help="Settings of the step, listed in docs/curate.md."),
         ] = None,
         output: Annotated[Path, typer.Option("-o", "--output", help="Manifest to write: the same rows.")] = Path(
             f"{name}.parquet"

@@ -160,17 +160,6 @@ def raw_pixels(image_BCHW: Tensor, side: int = 16) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(image_BCHW.float(), side).flatten(1)
 
 
-def known(protocols: Sequence[str]) -> None:
-    """Refuse protocols that are not there; asked before features are computed, which takes minutes.
-
-    Raises:
-        UserError: an unknown protocol.
-    """
-    unknown = [name for name in protocols if name not in PROTOCOLS]
-    if unknown:
-        raise UserError(f"--protocol: {unknown[0]!r} is not one of {', '.join(PROTOCOLS)}.")
-
-
 def run_protocols(
     features_by_encoder: dict[str, Features],
     protocols: Sequence[str] = PROTOCOLS,
@@ -195,7 +184,9 @@ def run_protocols(
     Raises:
         UserError: an unknown protocol, or a task without train or test samples.
     """
-    known(protocols)
+    unknown = [name for name in protocols if name not in PROTOCOLS]
+    if unknown:
+        raise UserError(f"unknown protocol {unknown[0]!r}; choose from {', '.join(PROTOCOLS)}")
     scores = []
     for encoder, features in features_by_encoder.items():
         if len(features.train_ND) == 0 or len(features.test_ND) == 0:
