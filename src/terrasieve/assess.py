@@ -23,6 +23,7 @@ from terrasieve.data.augment import ImageSettings, normalise
 from terrasieve.data.loader import LoaderSettings, whole_batches
 from terrasieve.data.masks import MaskSettings
 from terrasieve.data.truth import Truth
+from terrasieve.errors import UserError
 from terrasieve.evaluate import geography, patches, protocol, tasks
 from terrasieve.evaluate.fitted import Reading, fitted
 from terrasieve.evaluate.parts import images_of, masked_images
