@@ -137,7 +137,7 @@ def _check_target(out_dir: Path, overwrite: bool) -> None:
     if not out_dir.exists():
         return
     if not overwrite:
-        raise UserError(f"export: {out_dir} exists; choose another folder or allow overwriting")
+        raise UserError(f"export: {out_dir} exists; choose another folder, or allow overwriting it (--overwrite)")
     if not (out_dir / "config.json").is_file() or not (out_dir / "model.safetensors").is_file():
         raise UserError(f"export: {out_dir} is no earlier export, so it is not replaced; choose another folder")
 

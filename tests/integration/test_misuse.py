@@ -88,7 +88,19 @@ def said_by_main(error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_ctrl_c_is_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "interrupted" in said_by_main(KeyboardInterrupt(), monkeypatch, capsys)
+    assert said_by_main(KeyboardInterrupt(), monkeypatch, capsys).count("interrupted") == 1
+
+
+def test_ctrl_c_is_answered_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("terrasieve.curate.pipeline.curate", press)
+    monkeypatch.setattr("sys.argv", ["terrasieve", "curate", str(ROOT / "recipes" / "curate_shared.yaml")])
+    with pytest.raises(SystemExit, match="130"):
+        cli.main()
+    said = capsys.readouterr().err
+    assert said.count("interrupted") == 1 and "goes on from here" in said
 
 
 def test_an_error_of_the_disk_is_a_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,9 +46,9 @@ def curate(
         try:
             entries = pipeline.curate(settings, output, progress)
             _describe(output, display)
-        except KeyboardInterrupt as interrupt:
+        except KeyboardInterrupt:
             err.print("terrasieve: interrupted; finished steps stay, the same command goes on from here")
-            raise typer.Exit(130) from interrupt
+            raise typer.Exit(130) from None  # `cli` says a word of an interruption that nobody has answered
     display.summary(entries, output)
 
 

@@ -37,8 +37,8 @@ def redundancy(
                 of=of, reduction=reduction, threshold=threshold, patch_px=patch_px, examples=examples, workers=workers,
                 on_images=tick,
             )  # fmt: skip
-        except KeyboardInterrupt as interrupt:
+        except KeyboardInterrupt:
             err.print("terrasieve: interrupted; the same command goes on from here")
-            raise typer.Exit(130) from interrupt
+            raise typer.Exit(130) from None  # `cli` says a word of an interruption that nobody has answered
     for line in found.lines():
         out.print(line, markup=False)

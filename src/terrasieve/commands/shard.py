@@ -49,9 +49,9 @@ def shard(
     with counting("shard", "images") as tick:
         try:
             result = export_shards(manifest, output, settings, Work(output, engine_of(engine, workers), tick=tick))
-        except KeyboardInterrupt as interrupt:
+        except KeyboardInterrupt:
             err.print("terrasieve: interrupted; the same command goes on from here")
-            raise typer.Exit(130) from interrupt
+            raise typer.Exit(130) from None  # `cli` says a word of an interruption that nobody has answered
     index = read_index(output)
     megabytes = sum(index["bytes"].to_pylist()) / 1e6
     out.print(f"{result.kept:,} images in {index.num_rows:,} shards, {megabytes:,.1f} MB", markup=False)
