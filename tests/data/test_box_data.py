@@ -277,6 +277,23 @@ def test_annotations_of_every_form(tmp_path: Path, form: str) -> None:
     assert [len(own) for own in boxes.polygons] == [0, 1]
 
 
+def test_annotations_are_found_beside_images_behind_a_link(tmp_path: Path) -> None:
+    """A manifest names files as its owner does, by the link; the two images have one name and their own folders."""
+    for name in ("a", "b"):
+        folder = tmp_path / "disk" / name
+        folder.mkdir(parents=True)
+        with rasterio.open(
+            folder / "image.tif", "w", driver="GTiff", width=64, height=64, count=1, dtype="uint8"
+        ) as file:
+            file.write(np.full((1, 64, 64), 7, np.uint8))
+    (tmp_path / "disk" / "b" / "image.csv").write_text("label,xmax,ymin,ymax,xmin\nship,9,1,8,2\n")
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    manifest.write(scan(tmp_path / "link", labels="none").table, tmp_path / "m.parquet")
+    for place in ("link", "disk"):
+        table, _ = box_files.boxes_of(manifest.read(tmp_path / "m.parquet"), [tmp_path / place])
+        assert table["uri"].to_pylist() == [str(tmp_path / "link" / "b" / "image.tif")]
+
+
 def test_annotations_that_fit_nothing(tmp_path: Path, small_manifest: Path) -> None:
     (tmp_path / "a.csv").write_text("image_path,xmin,ymin,xmax,ymax,label\nnowhere.tif,1,2,3,4,x\n")
     with pytest.raises(UserError, match="No box of the manifest's 24 images"):

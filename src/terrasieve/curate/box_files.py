@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -90,20 +92,30 @@ class _Images:
         self.ids = {row["uri"]: manifest.row_id(row["uri"]) if row["window"] else row["id"] for row in rows}
         self.by_name: dict[str, list[str]] = defaultdict(list)
         self.by_place: dict[str, list[str]] = defaultdict(list)
+        self.by_path: dict[
+            tuple[str, str], str
+        ] = {}  # manifests leave links as they are, annotations may lie beyond them
         for uri in self.ids:
-            self.by_name[Path(uri).name].append(uri)
-            self.by_place[str(Path(uri).parent)].append(uri)
+            folder, name = os.path.split(uri)
+            self.by_name[name].append(uri)
+            self.by_place[_real(folder)].append(uri)
+            self.by_path[_real(folder), name] = uri
 
     def of(self, path: Path, name: str) -> str | None:
         """Return the uri of the image that a file names, or that it is of where it names none."""
-        beside = self.by_place.get(str(path.parent), [])
+        beside = self.by_place.get(_real(str(path.parent)), [])
         if name:
-            uri = str((path.parent / name).resolve())
-            same = self.by_name.get(Path(name).name, [])
-            return uri if uri in self.ids else same[0] if len(same) == 1 else None
+            named = path.parent / name
+            same = self.by_name.get(named.name, [])
+            return self.by_path.get((_real(str(named.parent)), named.name)) or (same[0] if len(same) == 1 else None)
         same = beside or [uri for uri in self.ids if Path(uri).stem == path.stem]
         own = [uri for uri in same if Path(uri).stem == path.stem]
         return own[0] if len(own) == 1 else same[0] if len(same) == 1 else None
+
+
+@cache
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
