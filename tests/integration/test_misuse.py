@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from terrasieve import cli, manifest
+from terrasieve.commands.evaluate import unfinished
 from terrasieve.data.images import from_table
 from terrasieve.errors import UserError
 from terrasieve.suite.data import top
@@ -160,3 +161,12 @@ def test_index_names_the_bands_that_a_recipe_has_to_name(tmp_path: Path, small_m
     bands = manifest.read(small_manifest)["bands"][0].as_py()
     said = done("index", small_manifest.parent / "images", "-o", tmp_path / "images.parquet", "--workers", "1")
     assert f"bands: {', '.join(bands)} (24)" in said
+
+
+def test_scores_of_a_run_that_was_interrupted_say_so(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("steps: 200\n")
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"event": "start", "step": 0, "steps": 200}\n{"event": "interrupted", "step": 9}\n')
+    assert unfinished(tmp_path) == ["the run is interrupted, at step 9 of 200"]
+    log.write_text(log.read_text() + '{"event": "resume", "step": 9}\n{"event": "finish", "step": 200}\n')
+    assert unfinished(tmp_path) == []

@@ -117,10 +117,20 @@ def _evaluate_task(
     out.print(rich_table(scores, kept))
     if is_run and settings is None and (correlations := geography.read(Path(encoder) / assess.GEOGRAPHY)):
         out.print(geography.rich_table(correlations))
-    for note in notes:
+    for note in [*notes, *(unfinished(Path(encoder)) if is_run else [])]:
         out.print(f"note: {note}", markup=False)
     if output is not None:
         write_scores(scores, output)
         out.print(f"scores: {output}", markup=False)
     if is_run:
         out.print(f"report: {write_report(Path(encoder))}", markup=False)
+
+
+def unfinished(run: Path) -> list[str]:
+    """Say how far a run came that did not reach its end: its scores are easily taken for those of the recipe."""
+    from terrasieve.report.run_folder import read_run
+
+    found = read_run(run)
+    if found.state == "finished" or not found.events:
+        return []
+    return [f"the run is {found.state}, at step {found.events[-1].get('step')} of {found.settings.get('steps')}"]
