@@ -13,7 +13,7 @@ from terrasieve.report import Figure, write_report
 from terrasieve.report.curves import Axis, compact, curve
 from terrasieve.report.run_folder import read_run
 
-from .run_of import HOSTILE, write_run
+from .run_of import HOSTILE, RECIPE, write_run
 
 
 class Tags(HTMLParser):
@@ -136,6 +136,24 @@ def test_pictures_are_thinned_evenly(tmp_path: Path) -> None:
     text = page_of(write_run(tmp_path / "run", pictures=40))
     steps = [int(step.replace(",", "")) for step in re.findall(r"<figcaption>step ([\d,]+)<", text)]
     assert steps == [60, 420, 840, 1260, 1620, 1980] and "After step 2,400" in text and "7 of 40 pictures" in text
+
+
+def test_a_detectors_page_names_its_pictures_and_its_metric(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "recipe.yaml").write_text(RECIPE.replace("selective_mae", "faster_rcnn"))
+    about = {"ratio": 0.123456789, "notes": ["random split; neighbours may leak", "few"]}
+    score = {"encoder": "faster_rcnn", "protocol": "fine-tuned", "value": 0.5, "low": 0.4, "high": 0.6, "count": 4}
+    rows = [score | {"metric": name, "settings": about} for name in ("ap50", "ap50/cattle")]
+    (folder / "scores.json").write_text(json.dumps(rows))
+    text = page_of(folder)
+    for stated in (
+        "true boxes",
+        "found boxes",
+        "AP50 of each class",
+        "ratio 0.1235; random split; neighbours may leak; few",
+    ):
+        assert stated in text, stated
+    assert "IoU of each class" not in text and "neither encoded nor predicted" not in text
 
 
 def test_curve_places_points_and_breaks_at_gaps() -> None:

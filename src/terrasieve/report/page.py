@@ -43,7 +43,13 @@ NAMES = {
     "images_per_s": "Throughput, images per second",
 }
 _VIEWS = ("Views", "The views of each image that the method compares.", ("input", "first view", "second view"))
+_BOXES = (
+    "Selected patches and objects",
+    "Grey patches were not encoded.",
+    ("input", "what the encoder saw", "true boxes", "found boxes"),
+)
 PICTURES = {
+    **dict.fromkeys(("faster_rcnn", "oriented_rcnn"), _BOXES),
     **dict.fromkeys(("moco", "simclr", "byol", "simsiam"), _VIEWS),
     "dino": (*_VIEWS[:2], (*_VIEWS[2], "a local view")),
     "rvit": ("Selected patches", "Grey patches were not encoded.", ("input", "what the encoder saw")),
@@ -199,14 +205,19 @@ def _scores(scores: Sequence[Score]) -> list[tuple[str, list[tuple[str, Score]],
     for score in scores:
         metric, _, of_class = score.metric.partition("/")
         if score.protocol == FINE_TUNED:
-            title = f"Fine-tuned {score.encoder}, {'IoU of each class' if of_class else 'metrics'}"
+            shown = metric.replace("iou", "IoU").replace("ap", "AP")
+            title = f"Fine-tuned {score.encoder}, {f'{shown} of each class' if of_class else 'metrics'}"
             groups.setdefault(title, []).append((of_class or metric.replace("_", " "), score))
         else:
             groups.setdefault(_score_name(score), []).append((score.encoder, score))
-    return [
-        (title, group, ", ".join(f"{key} {value}" for key, value in group[0][1].settings.items()))
-        for title, group in groups.items()
-    ]
+    return [(title, group, _made_with(group[0][1])) for title, group in groups.items()]
+
+
+def _made_with(score: Score) -> str:
+    """Say what a score was made with, its notes as the sentences that they are."""
+    made = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in score.settings.items()}
+    notes = made.pop("notes", None) or []
+    return "; ".join([", ".join(f"{key} {value}" for key, value in made.items()), *map(str, notes)])
 
 
 def _curves(run: Run) -> list[tuple[str, Markup, int]]:
