@@ -95,7 +95,7 @@ def test_vits_give_the_features_of_their_source(name: str, tmp_path: Path) -> No
     assert torch.equal(
         Encoder(settings, 3, (64, 64)).vit.state_dict()["norm.weight"], model.state_dict()["norm.weight"]
     )
-    assert not torch.equal(opened.untrained.vit.cls_token, opened.encoder.vit.cls_token)
+    assert not torch.equal(opened.untrained().vit.cls_token, opened.encoder.vit.cls_token)
 
 
 WRAPPERS: dict[str, tuple[str, str | None, list[str]]] = {
@@ -227,7 +227,7 @@ def test_satmae_s_groups_of_bands(plus: bool, tmp_path: Path) -> None:
         2,
         WIDTH,
     )
-    assert torch.equal(opened.untrained.vit.norm.weight, torch.ones(WIDTH))
+    assert torch.equal(opened.untrained().vit.norm.weight, torch.ones(WIDTH))
 
 
 def test_bands_patch_and_positions_are_fitted_where_they_differ(tmp_path: Path) -> None:

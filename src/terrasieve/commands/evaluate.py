@@ -21,7 +21,7 @@ def evaluate(
     encoder: Annotated[
         str,
         typer.Argument(
-            help="Folder of a run or an export, a file of weights, timm:NAME[@random|@FILE], torchvision:NAME."
+            help="Folder of a run or an export, a file of weights, timm:NAME\\[@random|@FILE], torchvision:NAME."
         ),
     ],
     task: Annotated[
