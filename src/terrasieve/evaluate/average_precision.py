@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from terrasieve.boxes.overlap import areas, iou
+from terrasieve.boxes.overlap import areas, common_area_upright, iou
 
 COUNTED, DIFFICULT, CROWD = 0, 1, 2  # flags of objects: neither a hit nor a miss of the latter two counts
 MOST = 100  # detections of an image, over all classes, that are looked at: COCO's
@@ -111,8 +111,7 @@ def overlap(found: Tensor, true: Tensor, crowd_G: Tensor) -> Tensor:
         common = both / (1 + both) * (areas(found)[:, None] + areas(true))
         own = areas(found)
     else:
-        low, high = torch.maximum(found[:, None, :2], true[:, :2]), torch.minimum(found[:, None, 2:], true[:, 2:])
-        common = (high - low).clamp_min(0).prod(-1)
+        common = common_area_upright(found, true)
         own, other = ((boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(-1) for boxes in (found, true))
         union = own[:, None] + other - common
         both = torch.where(union > 0, common / union, 0.0)
