@@ -98,6 +98,16 @@ def test_vits_give_the_features_of_their_source(name: str, tmp_path: Path) -> No
     assert not torch.equal(opened.untrained().vit.cls_token, opened.encoder.vit.cls_token)
 
 
+@pytest.mark.parametrize("kind", ["vit", "resnet", "groups"])
+def test_a_file_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {"vit": vit, "resnet": lambda: timm.create_model("resnet18", num_classes=0)}
+    torch.save(satmae() if kind == "groups" else states[kind]().state_dict(), tmp_path / "c.pth")
+    reads, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **how: reads.append(path) or load(path, **how))
+    opened = open_backbone(str(tmp_path / "c.pth"), FMOW_SENTINEL if kind == "groups" else RGB)
+    assert opened.untrained() is not opened.encoder and len(reads) == 1
+
+
 WRAPPERS: dict[str, tuple[str, str | None, list[str]]] = {
     "MoCo v2": ("module.encoder_q.", "state_dict", ["module.encoder_k.conv1.weight", "module.queue", "module.queue_ptr"]),
     "MoCo v3": ("module.base_encoder.", "state_dict", ["module.momentum_encoder.cls_token", "module.predictor.0.weight"]),

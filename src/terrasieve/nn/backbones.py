@@ -121,7 +121,7 @@ def open_backbone(
         return _groups(found, path, bands, size_px, seed)
     if found.kind == "resnet":
         settings = EncoderSettings(name=fitting.resnet_name(found.state, path.name), weights=str(path))
-        return _built(ConvEncoder, settings, bands, size_px or 224, seed)
+        return _built(ConvEncoder, settings, bands, size_px or 224, seed, found)
     raise UserError(
         f"{path}: no layout is known with keys such as {', '.join(list(found.state)[:3])}. Name the timm model that it "
         f"is of: timm:NAME@{path}; docs/weights.md lists what is recognised."
@@ -140,7 +140,7 @@ def _vit(
     size = size_px or patch_px * (fitting.side(found.state) or 224 // patch_px)
     name, depth = fitting.vit_name(found.state, path.name), fitting.depth(found.state)
     settings = EncoderSettings(name=name, patch_px=patch_px, depth=depth, weights=str(path), gsd_m=gsd_m)
-    return _built(Encoder, settings, bands, size, seed)
+    return _built(Encoder, settings, bands, size, seed, found)
 
 
 def _groups(found: Recognised, path: Path, bands: Sequence[str], size_px: int | None, seed: int) -> Backbone:
@@ -188,12 +188,17 @@ def kind_of(name: str) -> tuple[type[Encoder | ConvEncoder], int]:
 
 
 def _built(
-    kind: type[Encoder | ConvEncoder], settings: EncoderSettings, bands: Sequence[str], size_px: int, seed: int
+    kind: type[Encoder | ConvEncoder],
+    settings: EncoderSettings,
+    bands: Sequence[str],
+    size_px: int,
+    seed: int,
+    content: Recognised | None = None,
 ) -> Backbone:
     """Build an encoder of ours; say how the untrained one beside it is built."""
     size = (size_px, size_px)
     plain = settings.model_copy(update={"weights": None, "gsd_m": None})
-    encoder = kind(settings, len(bands), size, seed, bands).eval()
+    encoder = kind(settings, len(bands), size, seed, bands, content).eval()
 
     def untrained() -> AnyEncoder:
         return kind(plain, len(bands), size, seed).eval()
