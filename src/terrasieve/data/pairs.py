@@ -15,7 +15,8 @@ from pydantic import Field
 from scipy.spatial import cKDTree
 
 from terrasieve import keyed
-from terrasieve.data.places import EARTH_RADIUS_M, Places, unit_vectors
+from terrasieve.data.places import Places, unit_vectors
+from terrasieve.imagery.sphere import EARTH_RADIUS_M
 from terrasieve.section import Section
 
 Kind = Literal["same_place", "overlap", "adjacent", "near", "site", "alone"]
