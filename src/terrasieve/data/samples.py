@@ -164,7 +164,7 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def _objects(found: list[Found | None]) -> dict[str, Tensor]:
+def _objects(found: list[Found | None]) -> dict[str, Any]:
     """Lay objects side by side, filled up to the largest number of an image; see ``Batch``."""
     own = [objects for objects in found if objects is not None]
     if not own:

@@ -124,7 +124,7 @@ class FasterRCNN(Detector):
         return {str(level): map_ for level, map_ in enumerate([*maps, coarser])}
 
 
-class _Proposals(RegionProposalNetwork):
+class _Proposals(RegionProposalNetwork):  # type: ignore[misc]
     """torchvision's, but it does not learn from anchors that a difficult object covers."""
 
     ignored: float
@@ -137,7 +137,7 @@ class _Proposals(RegionProposalNetwork):
         return [without_covered(label, own, true["difficult"], self.ignored) for label, own, true in both], boxes
 
 
-class _Head(RoIHeads):
+class _Head(RoIHeads):  # type: ignore[misc]
     """torchvision's, but it does not learn from proposals that a difficult object covers; true boxes it learns from."""
 
     ignored: float
