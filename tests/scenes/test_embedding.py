@@ -16,8 +16,10 @@ import timm
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from terrasieve import manifest, recipe
+from terrasieve.cli import app
 from terrasieve.data.augment import resize
 from terrasieve.data.images import from_table
 from terrasieve.embedding import embed_manifest, embed_scene, grouped
@@ -211,3 +213,14 @@ def test_mistakes_are_named(run: Path, tmp_path: Path, how: dict[str, Any], word
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match=words):
             embed_scene(tmp_path, scene, tmp_path / "out.tif")
+
+
+def test_the_command_takes_any_encoder_and_says_how_it_sees_the_images(tmp_path: Path, small_manifest: Path) -> None:
+    scene, out = write_scene(tmp_path / "scene.tif", 40, 40), str(tmp_path / "v.parquet")
+    given = ["embed", "timm:test_resnet@random", "--bands", "nir", "--size-px", "32", "-o", out]
+    for images in (scene, small_manifest):
+        result = CliRunner().invoke(app, [*given, str(images)])
+        assert result.exit_code == 0 and "images of 32 x 32 px" in result.output, result.output
+        assert read(Path(out))[2]["bands"] == ["nir"]
+    result = CliRunner().invoke(app, [*given, str(small_manifest), "--window", "32"])
+    assert isinstance(result.exception, UserError) and "--window is for a scene" in str(result.exception)
