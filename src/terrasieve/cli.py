@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 a mistake in the input (one message, no traceback), 130 in
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -57,9 +58,46 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"terrasieve: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("terrasieve: interrupted\n")
-        sys.exit(130)
+    except Exception as error:
+        said = _said(error)
+        if not said:
+            raise
+        sys.stderr.write(f"terrasieve: {said}\n")
+        sys.exit(2)
+    except SystemExit as end:
+        # typer makes an exit of Ctrl-C and says nothing; a command that stops resumably has spoken and ends by itself
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            sys.stderr.write(
+                "terrasieve: interrupted. The same command begins again, or goes on where its help says so.\n"
+            )
+        raise
+
+
+# Mistakes of a path, a right or a disk, not of the program; where nothing nearer to them has said what to do.
+_SURROUNDINGS = {
+    errno.EACCES: "Choose another place, or ask for the right to write there",
+    errno.EPERM: "Choose another place, or ask for the right to write there",
+    errno.EROFS: "Choose a place that can be written",
+    errno.EEXIST: "Choose another name",
+    errno.ENOTDIR: "Choose another name; a part of this path is a file",
+    errno.EISDIR: "Name a file",
+    errno.ENOENT: "Check the path",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ENOSPC: "Free some space, then run the command again",
+    errno.EDQUOT: "The quota is used up; free some space, then run the command again",
+    errno.EFBIG: "The limit of a file's size is reached; raise it (ulimit -f), then run the command again",
+}
+
+
+def _said(error: Exception) -> str:
+    """Word an error of the file system: which file, what is wrong, what to do. Of any other error nothing is said."""
+    number = getattr(error, "errno", None)
+    if "No space left on device" in str(error):  # so say writers in other languages, whose errors have no number
+        number = errno.ENOSPC
+    if number not in _SURROUNDINGS:
+        return ""
+    where = f"{name}: " if (name := getattr(error, "filename", None)) else ""
+    return f"{where}{getattr(error, 'strerror', None) or error}. {_SURROUNDINGS[number]}."
 
 
 def _version(value: bool) -> None:
@@ -77,7 +115,6 @@ def _root(
     pass
 
 
-@app.command(epilog="Example: terrasieve earth -o earth -n 2000")
 def earth(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     count: Annotated[int, typer.Option("-n", "--count", help="Number of chips.")] = 2000,
@@ -105,7 +142,6 @@ def earth(
     out.print(f"{table.num_rows:,} chips in {output}, manifest {output / 'manifest.parquet'}")
 
 
-@app.command(epilog="Example: terrasieve index imagery/ -o imagery.parquet")
 def index(
     paths: Annotated[list[Path], typer.Argument(help="Folders, files, or CSV files that name images.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Manifest to write (GeoParquet).")],
@@ -124,6 +160,8 @@ def index(
 
     _choose("labels", labels, ("auto", "folder", "none"))
     _choose("verify", verify, ("header", "ends", "decode"))
+    if output.suffix not in (".parquet", ".geoparquet"):
+        raise UserError(f"-o {output}: a manifest is a GeoParquet file; let its name end in .parquet.")
     with counting("index", "files") as tick:
         result = scan(
             paths, csv=csv, labels=labels, pattern=pattern, verify=verify, workers=workers, on_file=tick  # type: ignore[arg-type]
@@ -134,7 +172,6 @@ def index(
     out.print(f"manifest: {output}", markup=False)
 
 
-@app.command(epilog="Example: terrasieve export runs/my_run -o backbone/ --format timm,onnx")
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
@@ -154,7 +191,6 @@ def export(
         out.print(f"{output / entries.FILES[name]}: {name}; {output / 'README.md'} says how to load it", markup=False)
 
 
-@app.command(epilog="Example: terrasieve report runs/my_run")
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Write the run's report, one self-contained HTML page."""
     from terrasieve.display import out
@@ -163,7 +199,6 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     out.print(f"report: {write_report(run)}", markup=False)
 
 
-@app.command(epilog="Example: terrasieve demo -o demo")
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")] = Path("demo"),
     steps: Annotated[int | None, typer.Option(help="Training steps; default: the demo recipe's.")] = None,
@@ -176,41 +211,55 @@ def demo(
         raise typer.Exit(130)
 
 
-COMMANDS: list[tuple[Callable[..., None], str]] = [
-    (
-        training.pretrain,
-        "Examples: terrasieve pretrain recipes/selective_mae_vit_small_ucmerced.yaml data=ucm.parquet steps=300  ·  "
-        "terrasieve pretrain --resume runs/my_run  ·  torchrun --nproc-per-node 8 -m terrasieve pretrain RECIPE",
-    ),
-    (
-        training.adapt,
-        "Examples: terrasieve adapt recipes/rvit_tiny_ucmerced.yaml task.data=folder:ucmerced "
-        "method.drop.ratio=0.75  ·  terrasieve adapt --resume runs/my_run",
-    ),
-    (training.predict, training.PREDICT_EXAMPLES),
-    (sweep, "Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2"),
-    (study.study, study.EXAMPLES),
-    (evaluate.evaluate, evaluate.EXAMPLES),
-    (embed.embed, embed.EXAMPLES),
-    (search.search, search.EXAMPLES),
-    (map.map_, map.EXAMPLES),
-    (redundancy.redundancy, redundancy.EXAMPLES),
-    (review.review, review.EXAMPLES),
-    (overlaps.overlaps, overlaps.EXAMPLES),
-    (audit.audit, audit.EXAMPLES),
-    (bench.bench, bench.EXAMPLES),
-    (curate.curate, curate.EXAMPLES),
-    *steps.commands(),
-    (review.review, review.EXAMPLES),
-    (shard.shard, shard.EXAMPLES),
-    (datasheet.datasheet, datasheet.EXAMPLES),
-    (datasets.datasets, datasets.EXAMPLES),
-    (subset.subset, subset.EXAMPLES),
-    (boxes.boxes, boxes.EXAMPLES),
-    (split.split, split.EXAMPLES),
-]
-for _command, _examples in COMMANDS:
-    app.command(epilog=_examples)(_command)
+# In the order in which a user meets them; each with its examples.
+COMMANDS: dict[str, list[tuple[Callable[..., None], str]]] = {
+    "From imagery to a data set": [
+        (index, "Example: terrasieve index imagery/ -o imagery.parquet"),
+        (curate.curate, curate.EXAMPLES),
+        (review.review, review.EXAMPLES),
+        (overlaps.overlaps, overlaps.EXAMPLES),
+        (audit.audit, audit.EXAMPLES),
+        (datasheet.datasheet, datasheet.EXAMPLES),
+        (redundancy.redundancy, redundancy.EXAMPLES),
+        (subset.subset, subset.EXAMPLES),
+        (split.split, split.EXAMPLES),
+        (shard.shard, shard.EXAMPLES),
+        (boxes.boxes, boxes.EXAMPLES),
+        (datasets.datasets, datasets.EXAMPLES),
+        (earth, "Example: terrasieve earth -o earth -n 2000"),
+    ],
+    "Training": [
+        (demo, "Example: terrasieve demo -o demo"),
+        (training.pretrain, training.PRETRAIN_EXAMPLES),
+        (training.adapt, training.ADAPT_EXAMPLES),
+        (sweep, "Example: terrasieve sweep recipes/rvit_tiny_ucmerced.yaml -o sweeps/ucmerced --jobs 2"),
+        (study.study, study.EXAMPLES),
+        (bench.bench, bench.EXAMPLES),
+    ],
+    "How good an encoder is": [
+        (evaluate.evaluate, evaluate.EXAMPLES),
+        (map.map_, map.EXAMPLES),
+        (report, "Example: terrasieve report runs/my_run"),
+    ],
+    "What it is used for": [
+        (export, "Example: terrasieve export runs/my_run -o backbone/ --format timm,onnx"),
+        (training.predict, training.PREDICT_EXAMPLES),
+        (embed.embed, embed.EXAMPLES),
+        (search.search, search.EXAMPLES),
+    ],
+    "The steps of curate, one by one": [*steps.commands()],
+}
+
+
+def _listed(examples: str) -> str:
+    """Give each example a line of its own, to be copied; brackets in it are no markup."""
+    word, _, rest = examples.partition(": ")
+    return "\n".join([f"{word}:", *(f"$ {one}" for one in rest.split("  ·  "))]).replace("[", r"\[")
+
+
+for _panel, _commands in COMMANDS.items():
+    for _command, _examples in _commands:
+        app.command(epilog=_listed(_examples), rich_help_panel=_panel)(_command)
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,13 @@ from rich.text import Text
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say on a terminal that libraries are being read: torch and timm take seconds, in which nothing else is seen."""
+    with err.status("loading torch and timm") if err.is_terminal else nullcontext():
+        yield
 
 
 class RateColumn(ProgressColumn):

@@ -42,7 +42,7 @@ def search(
 
     Args:
         source: table or COG of ``terrasieve embed``.
-        like: an id of the table, or "longitude,latitude" in degrees.
+        like: an id of the table, a file's path or the end of it, or "longitude,latitude" in degrees.
         out: page to write, ``.html``.
         count: results.
         pool: places that the page holds, so that each can be asked in its turn; 80 x 80 pixels and the vector of each.

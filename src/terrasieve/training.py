@@ -17,6 +17,16 @@ Resume = Annotated[Path | None, typer.Option(help="Go on with the run in this fo
 StopAt = Annotated[int | None, typer.Option(help="Stop, resumably, after this many steps in all.")]
 
 
+PRETRAIN_EXAMPLES = (
+    "Examples: terrasieve pretrain recipes/selective_mae_vit_small_ucmerced.yaml data=ucm.parquet steps=300  ·  "
+    "terrasieve pretrain --resume runs/my_run  ·  torchrun --nproc-per-node 8 -m terrasieve pretrain RECIPE"
+)
+ADAPT_EXAMPLES = (
+    "Examples: terrasieve adapt recipes/rvit_tiny_ucmerced.yaml task.data=folder:ucmerced method.drop.ratio=0.75  ·  "
+    "terrasieve adapt --resume runs/my_run"
+)
+
+
 def pretrain(
     recipe: Recipe = None,
     overrides: Overrides = None,
@@ -26,9 +36,12 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder as a recipe says. Ctrl-C stops after the step and leaves a run that can be resumed."""
     recipe, given = _recipe_or_run("pretrain", recipe, overrides, resume)
-    from terrasieve import pretrain as pretraining
-    from terrasieve import recipe as recipes
-    from terrasieve.watch import pretrain_watched
+    from terrasieve.display import loading
+
+    with loading():
+        from terrasieve import pretrain as pretraining
+        from terrasieve import recipe as recipes
+        from terrasieve.watch import pretrain_watched
 
     settings = pretraining.resumed(resume, given) if resume else recipes.load(recipe, given)
     folder = resume or folder or pretraining.new_folder(settings)
@@ -45,10 +58,13 @@ def adapt(
 ) -> None:
     """Fine-tune an encoder on a labelled task, with or without redundant patches, and score it on the test images."""
     recipe, given = _recipe_or_run("adapt", recipe, overrides, resume)
-    from terrasieve import pretrain as pretraining
-    from terrasieve import recipe as recipes
-    from terrasieve.recipe import AdaptRecipe
-    from terrasieve.watch import adapt_watched
+    from terrasieve.display import loading
+
+    with loading():
+        from terrasieve import pretrain as pretraining
+        from terrasieve import recipe as recipes
+        from terrasieve.recipe import AdaptRecipe
+        from terrasieve.watch import adapt_watched
 
     settings = pretraining.resumed(resume, given, AdaptRecipe) if resume else recipes.load(recipe, given, AdaptRecipe)
     folder = resume or folder or pretraining.new_folder(settings)
@@ -75,8 +91,10 @@ def predict(
     least_score: Annotated[float | None, typer.Option(help="Of a scene's boxes.")] = None,
 ) -> None:
     """Predict with a fine-tuned run: images of a manifest, or a whole scene as one map or one file of boxes."""
-    from terrasieve import predict_scene as scenes
-    from terrasieve.display import counting, err, out
+    from terrasieve.display import counting, err, loading, out
+
+    with loading():
+        from terrasieve import predict_scene as scenes
 
     kind = {".tif": "map", ".tiff": "map", ".gpkg": "boxes", ".geojson": "boxes"}.get(output.suffix.lower())
     given = {"--bands": bands, "--probability": probability or None, "--least-score": least_score}
@@ -86,6 +104,8 @@ def predict(
         raise UserError(f"-o {output}: {wrong} is for a scene's {'boxes' if wrong == '--least-score' else 'map'}.")
     how: dict[str, Any] = {"window_px": None if window is None else (window, window), "overlap": overlap}
     if kind is not None:
+        if images.endswith((".parquet", ".geoparquet")):
+            raise UserError(f"-o {output}: that is one scene's; {images} is a manifest, whose images get -o FOLDER.")
         how["bands"] = tuple(bands.split(",")) if bands else None
         done: scenes.Mapped | scenes.Detected
         with counting("predict", "windows") as tick:

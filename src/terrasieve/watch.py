@@ -68,7 +68,7 @@ def _announce(bar: TrainingBar, folder: Path) -> Callable[[World, Recipe | Adapt
     def start(world: World, found: Recipe | AdaptRecipe, images: int, done: int) -> None:
         if world.leads:
             bands = ", ".join(found.image.bands or ())
-            steps = f"steps {done:,} to {found.steps:,}"
+            steps = f"steps {done:,} to {found.steps:,}" if done < found.steps else f"all {done:,} steps are done"
             out.print(f"{found.name}: {images:,} images ({bands}), {steps}, {folder}", markup=False)
             bar.start(done, found.steps)
 

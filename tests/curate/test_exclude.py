@@ -20,6 +20,7 @@ BAD: dict[str, dict[str, Any]] = {
     "too_large: 1025 x 70 px, more than 1024": {"width": 1025, "height": 70},
     "modality: 1 bands": {"bands": ["gray"]},
     "modality: 14 bands": {"bands": [f"band_{i}" for i in range(14)]},
+    "modality: no blue": {"bands": ["red", "green", "nir"]},
     "modality: dtype is float64": {"dtype": "float64"},
     "modality: sensor is sonar": {"sensor": "sonar"},
     "licence: licence is CC-BY-NC-4.0": {"licence": "CC-BY-NC-4.0"},
@@ -32,6 +33,7 @@ PLACE = {"lon": 179.5, "lat": 10.0, "licence": "CC0"}
 SETTINGS = ExcludeSettings(
     min_bands=3,
     max_bands=13,
+    bands=("red", "blue"),
     dtypes=("uint8", "uint16"),
     drop_sensors=("sonar",),
     licences=("CC0",),

@@ -145,9 +145,12 @@ def test_a_place_is_found_by_its_coordinates(tmp_path: Path) -> None:
         opened.find("10.35,52")
     with pytest.raises(UserError, match="no row says where it lies"):
         open_vectors(images_file(tmp_path, placed=False)[0]).find("10.33,49.98")
-    with pytest.raises(UserError, match="no row has this id"):
-        opened.find("nothing")
-    with pytest.raises(UserError, match="does not hold this place"):
+    name = Path(rows[5]["uri"]).name
+    assert opened.find(name) == opened.find(rows[5]["uri"]) == 5
+    with pytest.raises(UserError, match="no row has this id or is of such a file"):
+        opened.find(name[1:])  # the end of a name is not a name
+    corner = r"{:.4f},{:.4f}".format(*vectors.places([0]).lonlat_N2[0])
+    with pytest.raises(UserError, match=f"does not hold this place; its corners are at {corner} and "):
         vectors.find("0,0")
     with pytest.raises(UserError, match="give LON,LAT"):
         vectors.find("13:22")

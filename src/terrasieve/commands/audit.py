@@ -16,7 +16,7 @@ EXAMPLES = (
 def audit(
     pretrain: Annotated[str, typer.Argument(help="Pretraining manifest, or folder:PATH of images.")],
     evaluations: Annotated[
-        list[str] | None, typer.Argument(metavar="[EVAL]...", help="Evaluation sets: manifests or folder:PATH.")
+        list[str] | None, typer.Argument(metavar="EVAL", help="Evaluation sets: manifests or folder:PATH.")
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; an interrupted one goes on.")] = Path(
         "audit"

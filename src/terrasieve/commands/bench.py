@@ -33,6 +33,7 @@ def bench(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for JSON and Markdown.")] = Path("bench"),
 ) -> None:
     """Measure training steps side by side: images/s, memory, FLOPs, beside timm's and lightly's MAE."""
+    from rich.console import Console
     from rich.markdown import Markdown
 
     from terrasieve import bench as benches
@@ -57,7 +58,8 @@ def bench(
         if recipe:
             result["loader"] = _loader_rate(recipe, manifest)
     json_path, page = (benches.write_ragged if ragged else benches.write)(result, output)
-    out.print(Markdown(page.read_text(encoding="utf-8")))
+    # in 80 columns names would break at every word
+    Console(width=max(out.width, 130)).print(Markdown(page.read_text(encoding="utf-8")))
     out.print(f"{json_path}, {page}", markup=False)
 
 

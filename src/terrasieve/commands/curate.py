@@ -20,7 +20,12 @@ EXAMPLES = (
 
 def curate(
     recipe: Annotated[Path, typer.Argument(help="Recipe of the curation (YAML): sources and settings.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Change settings.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings in place of the recipe's, as slice.how=grid; see docs/curate.md."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; one that is there goes on.")] = Path(
         "curated"
     ),

@@ -45,9 +45,11 @@ def embed(
     workers: Annotated[int, typer.Option(help="Reading processes of a manifest.")] = 1,
 ) -> None:
     """Compute features: a vector per image of a manifest, or a seamless map of a scene, resumable."""
-    from terrasieve import embedding
-    from terrasieve.display import counting, err, out
-    from terrasieve.opened import Wanted
+    from terrasieve.display import counting, err, loading, out
+
+    with loading():
+        from terrasieve import embedding
+        from terrasieve.opened import Wanted
 
     wanted = Wanted(tuple(bands.split(",")) if bands else None, size_px, gsd_m)
 

@@ -21,7 +21,7 @@ def evaluate(
     encoder: Annotated[
         str,
         typer.Argument(
-            help="Folder of a run or an export, a file of weights, timm:NAME\\[@random|@FILE], torchvision:NAME."
+            help=r"Folder of a run or an export, a file of weights, timm:NAME\[@random|@FILE], torchvision:NAME."
         ),
     ],
     task: Annotated[
@@ -68,7 +68,8 @@ def evaluate(
         evaluate_suite(encoder, suite, output, data, again, workers, wanted)
     else:
         options = {"split": split, "seed": seed, "workers": workers}
-        _evaluate_task(encoder, str(task), protocol.split(","), masks, pool, wanted, output, options)
+        protocols = [name.strip() for name in protocol.split(",")]
+        _evaluate_task(encoder, str(task), protocols, masks, pool, wanted, output, options)
 
 
 def _evaluate_task(
@@ -82,14 +83,16 @@ def _evaluate_task(
     options: dict[str, Any],
 ) -> None:
     """Score one task and print its table, notes and where the report is."""
-    from terrasieve import assess, opened
-    from terrasieve.data import catalog
-    from terrasieve.data.masks import masks_of
-    from terrasieve.display import counting, out
+    from terrasieve.display import counting, loading, out
     from terrasieve.errors import UserError
-    from terrasieve.evaluate import geography
-    from terrasieve.evaluate.protocol import rich_table, write_scores
-    from terrasieve.report import write_report
+
+    with loading():
+        from terrasieve import assess, opened
+        from terrasieve.data import catalog
+        from terrasieve.data.masks import masks_of
+        from terrasieve.evaluate import geography
+        from terrasieve.evaluate.protocol import rich_table, write_scores
+        from terrasieve.report import write_report
 
     settings = masks_of(masks) if masks is not None else catalog.masks_of(task)
     with counting("features", "images") as tick:

@@ -29,7 +29,7 @@ def map_(
             run, manifest, output, max_km=max_km, most=most, seed=seed, workers=workers, on_images=tick
         )
     if found.correlations:
-        out.print(geography.rich_table(found.correlations, max_km, "test" if found.held_out else "all"))
+        out.print(geography.rich_table(found.correlations, max_km, "test images" if found.held_out else "images"))
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
     out.print(f"map: {output}", markup=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 EXAMPLES = (
-    "Examples: terrasieve search vectors.parquet --like 0a1b2c3d4e5f6071 -o alike.html  ·  "
+    "Examples: terrasieve search vectors.parquet --like airplane00.jpg -o alike.html  ·  "
     "terrasieve search features.tif --like 13.41,52.52 -n 100 -o alike.html"
 )
 SAID = 5
@@ -18,7 +18,7 @@ def search(
     embeddings: Annotated[
         Path, typer.Argument(help="Of terrasieve embed: vectors (.parquet), or a scene's COG (.tif).")
     ],
-    like: Annotated[str, typer.Option(help="Id of a row, or LON,LAT in degrees.")],
+    like: Annotated[str, typer.Option(help="Id or file name of a row, or LON,LAT in degrees.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Page to write (.html).")],
     count: Annotated[int, typer.Option("-n", "--count", help="Results.")] = 50,
     pool: Annotated[int, typer.Option(help="Places that the page holds and can compare, about 2 kB each.")] = 2000,

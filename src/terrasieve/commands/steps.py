@@ -12,7 +12,10 @@ from typing import Annotated
 import typer
 
 STEPS = {
-    "exclude": ("Drop images by their headers: size, bands, data type, licence, place.", "min_px=64 max_px=1024"),
+    "exclude": (
+        "Drop images by their headers: size, bands, data type, licence, place.",
+        "min_px=64 'bands=[red, green, blue]'",
+    ),
     "slice": ("Cut oversized scenes into virtual windows; no pixel is copied.", "size_px=512 how=grid overlap_px=64"),
     "hash": ("Hash images, and windows of scenes, into the folder's store; what is there is not hashed again.", ""),
     "inspect": ("Drop images by their pixels: unreadable, no data, blank. Needs the store.", "max_no_data=0.3"),
@@ -33,7 +36,8 @@ def _command(name: str, words: str) -> Callable[..., None]:
     def command(
         manifest: Annotated[Path, typer.Argument(help="Manifest to read.")],
         overrides: Annotated[
-            list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the step; see docs/curate.md.")
+            list[str] | None,
+            typer.Argument(metavar="KEY=VALUE", help="Settings of the step, listed in docs/curate.md."),
         ] = None,
         output: Annotated[Path, typer.Option("-o", "--output", help="Manifest to write: the same rows.")] = Path(
             f"{name}.parquet"
@@ -64,6 +68,11 @@ def _run(
     if target.exists() and target.resolve() == source.resolve():
         raise UserError(f"-o: {target} is the manifest to read. Name another file; a step never changes its input.")
     step = known[name]
+    if "pairs.parquet" in step.also and (folder / "steps.json").exists():
+        raise UserError(
+            f"--folder: {folder} holds a curation, whose pairs {name} would replace. Name a folder of its own, "
+            f"--folder FOLDER, after `terrasieve hash {source} --folder FOLDER`; `terrasieve curate` runs {name} there."
+        )
     settings = validate(override({}, overrides), f"of {name}", step.settings)
     with counting(name, "rows") as tick:
         result = step.run(source, target, settings, Work(folder, Local(workers), seed, tick))

@@ -27,6 +27,7 @@ def evaluate_suite(
     from terrasieve.display import RunsBar, err, out
     from terrasieve.opened import Wanted
     from terrasieve.report.suite_page import HEADER, MISSING, NUMBERS, SCORED, cells, columns, missing
+    from terrasieve.suite.data import top
     from terrasieve.suite.encoders import folder_of
     from terrasieve.suite.run import evaluate
 
@@ -60,6 +61,8 @@ def evaluate_suite(
     for state in ("failed", "absent"):
         for name, why in missing(done.rows, state):
             out.print(f"{MISSING[state].lower()}: {name}: {why}", markup=False)
+    if done.rows and all(row["state"] == "absent" for row in done.rows):
+        err.print(f"nothing was scored: no data set of {suite} is in {top(data)}; see --data", markup=False)
     if done.interrupted:
         waiting = sum(row["state"] == "waiting" for row in done.rows)
         err.print(f"interrupted, {waiting} of {len(done.rows)} rows are left; the same command goes on", markup=False)

@@ -32,6 +32,7 @@ class ExcludeSettings(Section):
         max_px: longest side; null = any. The pipeline asks it after slicing, so only of what was not sliced.
         min_bands: fewest bands.
         max_bands: most bands; null = any.
+        bands: an image has to have all of these, by name, and may have more; null = any.
         dtypes: numpy names that are wanted; null = any.
         sensors: that are wanted; null = any, or none known.
         drop_sensors: that are not.
@@ -48,6 +49,7 @@ class ExcludeSettings(Section):
     max_px: int | None = Field(default=1024, ge=1)
     min_bands: int = Field(default=1, ge=1)
     max_bands: int | None = Field(default=None, ge=1)
+    bands: tuple[str, ...] | None = None
     dtypes: tuple[str, ...] | None = None
     sensors: tuple[str, ...] | None = None
     drop_sensors: tuple[str, ...] = ()
@@ -141,6 +143,10 @@ def _by_header(table: pa.Table, settings: ExcludeSettings) -> Iterator[Rule]:
     most = np.inf if settings.max_bands is None else settings.max_bands
     few = (count < settings.min_bands) | (count > most)
     yield Rule(few, lambda row: f"modality: {count[row]:.0f} bands")
+    if settings.bands is not None:
+        names = table["bands"].to_pylist()
+        lacking = [sorted(set(settings.bands) - set(have or ())) for have in names]
+        yield Rule(np.array([bool(some) for some in lacking], bool), lambda row: f"modality: no {lacking[row][0]}")
     yield _listed(table, "dtype", "modality", settings.dtypes, ())
     yield _listed(table, "sensor", "modality", settings.sensors, settings.drop_sensors)
     yield _listed(table, "licence", "licence", settings.licences, settings.drop_licences)

@@ -56,7 +56,8 @@ def near(source: Path, target: Path, settings: NearSettings, work: Work) -> Resu
         return table.set_column(table.schema.get_field_index("group"), "group", column)
 
     result = rewrite(source, target, change, work.tick)
-    result.notes.append(f"{len(order):,} images in {int(first.sum()):,} groups of near-duplicates, not judged yet.")
+    if len(order):
+        result.notes.append(f"{len(order):,} images in {int(first.sum()):,} groups of near-duplicates, not judged yet.")
     return result
 
 

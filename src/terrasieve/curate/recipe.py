@@ -22,6 +22,7 @@ from terrasieve.curate.slicing import SliceSettings
 from terrasieve.curate.sparse import SparseSettings
 from terrasieve.curate.store import HashSettings
 from terrasieve.curate.verify import VerifySettings
+from terrasieve.errors import UserError
 from terrasieve.section import Section
 from terrasieve.settings_file import override, read, validate
 
@@ -84,4 +85,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> CurateRecipe:
     Raises:
         UserError: if the file is missing or not YAML, or a key or value is wrong; all mistakes are listed at once.
     """
-    return validate(override(read(path), overrides), str(path), CurateRecipe)
+    content = override(read(path), overrides)
+    if "sources" not in content and {"method", "task"} & set(content):
+        other = "adapt" if "task" in content else "pretrain"
+        raise UserError(f"The recipe {path} is one of terrasieve {other}, not of terrasieve curate.")
+    return validate(content, str(path), CurateRecipe)

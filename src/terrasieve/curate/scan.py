@@ -71,7 +71,7 @@ class Summary:
         self.formats[format_name] += 1
         self.dtypes[row["dtype"]] += 1
         self.sizes[f"{row['width']} x {row['height']}"] += 1
-        self.bands[str(len(row["bands"]))] += 1
+        self.bands[", ".join(row["bands"])] += 1
         self.splits.update([row["split"]] if row.get("split") else [])
         self.labels.update([row["label"]] if row.get("label") else row.get("labels") or [])
 
@@ -81,7 +81,7 @@ class Summary:
         for name in ("formats", "dtypes", "bands", "sizes", "labels", "splits"):
             counts: Counter[str] = getattr(self, name)
             if counts:
-                text.append(f"{name}: {_several(counts)}")
+                text.append(f"{name}: {_several(counts, between='; ' if name == 'bands' else ', ')}")
         text += [f"dropped: {n:,} {code}" for code, n in self.reasons.most_common()]
         if self.ignored:
             endings = Counter({extension or "no extension": n for extension, n in self.ignored.items()})
@@ -271,6 +271,6 @@ def _described(row: dict[str, Any], entry: Entry, found: Header) -> dict[str, An
     return described | row | {"lon": lon, "lat": lat, "geometry": geometry}
 
 
-def _several(counts: Counter[str], most: int = 8) -> str:
-    text = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(most))
-    return text if len(counts) <= most else f"{text}, and {len(counts) - most:,} more"
+def _several(counts: Counter[str], most: int = 8, between: str = ", ") -> str:
+    text = between.join(f"{name} ({n:,})" for name, n in counts.most_common(most))
+    return text if len(counts) <= most else f"{text}{between}and {len(counts) - most:,} more"

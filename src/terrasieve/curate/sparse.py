@@ -71,7 +71,8 @@ def sparse(source: Path, target: Path, settings: SparseSettings, work: Work) -> 
         return drop_them(table.set_column(table.schema.get_field_index("phash"), "phash", column), first)
 
     result = rewrite(source, target, change, work.tick)
-    result.notes.append(f"{len(rows.row):,} images of low information, {len(rows.row) - len(gone):,} of them kept.")
+    if len(rows.row):
+        result.notes.append(f"{len(rows.row):,} images of low information, {len(rows.row) - len(gone):,} of them kept.")
     if textured := len(flat.row) - len(rows.row):
         result.notes.append(f"{textured:,} images are flat from afar only (fine texture); all stay.")
     return result

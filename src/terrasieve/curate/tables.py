@@ -77,6 +77,8 @@ def read_csv(path: Path, notes: list[str]) -> list[dict[str, Any]]:
                 few = "; ".join(out[:3]) + ("; ..." if len(out) > 3 else ".")
                 notes.append(f"Times and bounds that mean nothing, and are left out: {len(out):,}. {few}")
             return entries
+    except FileNotFoundError as error:
+        raise UserError(f"There is no CSV file {path}. Relative paths start at {Path.cwd()}.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"Cannot read {path} as a UTF-8 CSV file: {error}.") from error
 

@@ -113,10 +113,13 @@ def from_table(table: pa.Table, bands: tuple[str, ...] | None = None) -> Images:
     band_sets: list[tuple[int, ...] | None] = []
     lacking = [(have, n) for have, n in counts.items() if not set(wanted) <= set(have)]
     if lacking or not wanted:
-        listed = "; ".join(f"{n} row(s) have {', '.join(have) or 'no bands'}" for have, n in lacking[:4])
+        lacking.sort(key=lambda entry: -entry[1])
+        listed = "; ".join(f"{n:,} row(s) have {', '.join(have) or 'no bands'}" for have, n in lacking[:4])
+        listed += f"; and {len(lacking) - 4} other sets of bands" if len(lacking) > 4 else ""
         raise UserError(
             f"image.bands: {', '.join(wanted)} is not in every image of the manifest: {listed}. "
-            "Name bands that all images have (image.bands=[...]) or index the sources apart."
+            "Name bands that all images have, 'image.bands=[red, green, blue]', or keep the images that have these: "
+            f"terrasieve exclude MANIFEST -o FILE.parquet 'bands=[{', '.join(wanted)}]'."
         )
     for have in counts:
         sets[have] = len(band_sets)

@@ -204,12 +204,12 @@ def read(path: Path) -> dict[str, Correlation]:
     return {name: Correlation(**numbers) for name, numbers in content["encoders"].items()}
 
 
-def rich_table(found: Mapping[str, Correlation], max_km: float = MAX_KM, of: str = "test") -> Table:
+def rich_table(found: Mapping[str, Correlation], max_km: float = MAX_KM, of: str = "test images") -> Table:
     """Lay correlations out for the terminal, a row per encoder."""
     from rich.table import Table
 
     first = next(iter(found.values()))
-    table = Table(title=f"near places look alike? {first.images:,} {of} images, {first.pairs:,} pairs <= {max_km:g} km")
+    table = Table(title=f"near places look alike? {first.images:,} {of}, {first.pairs:,} pairs <= {max_km:g} km")
     table.add_column("encoder")
     table.add_column("rank correlation of similarity with distance", justify="right")
     for name, one in found.items():

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import Field
-from sklearn.cluster import kmeans_plusplus
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -105,6 +104,8 @@ def spherical_kmeans(units_N3: np.ndarray, clusters: int, seed: int) -> np.ndarr
             f"geography.clusters: {clusters} clusters of {different} different places cannot be found; lower it."
         )
     draw = keyed.key(seed, "geography/clusters") % 2**32
+    from sklearn.cluster import kmeans_plusplus  # here, not above: every recipe would wait for its second
+
     centres_K3, _ = kmeans_plusplus(units_N3, clusters, random_state=draw)
     nearest_N = np.full(len(units_N3), -1)
     for _ in range(_ROUNDS):

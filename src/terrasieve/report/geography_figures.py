@@ -89,12 +89,14 @@ def aspect(lon: Floats, lat: Floats) -> float:
 def space(components_N2: Floats, lon: Floats, lat: Floats, shares: Sequence[float]) -> str:
     """Draw images in the plane of the first two principal components of their features, one scale for both.
 
+    The farthest hundredth at each end lies on the edge.
+
     Args:
         components_N2: first and second component.
         lon, lat: degrees, give the colours.
         shares: of the variance, for the axes' names.
     """
-    low, high = np.quantile(components_N2, [0.002, 0.998], axis=0)
+    low, high = np.quantile(components_N2, [0.01, 0.99], axis=0)  # a few blank images lie far from all others
     half = max(float((high - low).max()) / 2 * 1.06, 1e-12)
     middle = (low + high) / 2
     across = Axis(middle[0] - half, middle[0] + half, 8, SPACE_PX)

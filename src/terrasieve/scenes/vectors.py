@@ -71,7 +71,7 @@ class TableVectors:
         return Places(some["id"].to_pylist(), some["uri"].to_pylist(), windows, np.stack(lonlat, 1))
 
     def find(self, like: str) -> int:
-        """Return the row of an id, or of "longitude,latitude".
+        """Return the row of an id, of a file by its path or the end of it, or of "longitude,latitude".
 
         Raises:
             UserError: there is none.
@@ -79,9 +79,7 @@ class TableVectors:
         point = lonlat_of(like)
         if point is None:
             row = int(pc.index(self._rows["id"], like).as_py())
-            if row < 0:
-                raise UserError(f"--like {like}: no row has this id; give one of the column id, or LON,LAT in degrees.")
-            return row
+            return row if row >= 0 else self._of_file(like)
         outlines = shapely.from_wkb(self._rows["geometry"].to_numpy())
         lon, lat = (self._rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in ("lon", "lat"))
         km = geo.haversine_km(*point, lon, lat)
@@ -92,9 +90,22 @@ class TableVectors:
         if not holds.any():
             name = self._rows["id"][nearest].as_py()
             raise UserError(
-                f"--like {like}: no image holds this place; the nearest, {name}, is {km[nearest]:,.1f} km off."
+                f"--like {like}: no image holds this place; the nearest, {name} at "
+                f"{lon[nearest]:.4f},{lat[nearest]:.4f}, is {km[nearest]:,.1f} km off."
             )
         return nearest
+
+    def _of_file(self, like: str) -> int:
+        uris = self._rows["uri"]
+        rows = np.flatnonzero(pc.or_(pc.equal(uris, like), pc.ends_with(uris, f"/{like.lstrip('/')}")).to_numpy())
+        if len(rows) == 1:
+            return int(rows[0])
+        if len(rows):
+            ids = ", ".join(self._rows["id"].take(rows[:3]).to_pylist())
+            raise UserError(f"--like {like}: {len(rows):,} rows are of such a file; give one's id: {ids}, ...")
+        raise UserError(
+            f"--like {like}: no row has this id or is of such a file; give an id, a file's name, or LON,LAT in degrees."
+        )
 
 
 class MapVectors:
@@ -163,7 +174,11 @@ class MapVectors:
             ground = Transformer.from_crs("OGC:CRS84", self._crs, always_xy=True).transform(*point)
             x, y = ~rasterio.Affine(*self._transform) * ground
         if not (0 <= x < self._across and 0 <= y < self._rows):
-            raise UserError(f"--like {like}: the scene {self.made_of} does not hold this place.")
+            (lon, lat), far = self.places([0]).lonlat_N2[0], self.places([self.count - 1]).lonlat_N2[0]
+            where = (
+                f"; its corners are at {lon:.4f},{lat:.4f} and {far[0]:.4f},{far[1]:.4f}" if np.isfinite(lon) else ""
+            )
+            raise UserError(f"--like {like}: the scene {self.made_of} does not hold this place{where}.")
         return int(y) * self._across + int(x)
 
 

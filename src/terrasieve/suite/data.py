@@ -20,8 +20,16 @@ from terrasieve.suite.settings import Samples, Task
 
 
 def top(folder: Path | None) -> Path:
-    """Return the folder of data: the one given, the one that ``TERRASIEVE_DATA`` names, or the working folder."""
-    return (folder or Path(os.environ.get(catalog.VARIABLE) or ".")).expanduser().absolute()
+    """Return the folder of data: the one given, the one that ``TERRASIEVE_DATA`` names, or the working folder.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    found = (folder or Path(os.environ.get(catalog.VARIABLE) or ".")).expanduser().absolute()
+    if not found.is_dir():
+        said = "--data" if folder is not None else f"${catalog.VARIABLE}"
+        raise UserError(f"{said}: there is no folder {found}. Name the folder in which the data sets' folders lie.")
+    return found
 
 
 def placed(task: Task, data: Path) -> tuple[str, str]:

@@ -8,6 +8,7 @@ step waits for the device; whether gradients are finite is decided on the device
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -171,6 +172,9 @@ def _batches(
         yield batch.to(world.device)
 
 
+STOPPING = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once, without\n"
+
+
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a question that the loop asks; the second acts at once."""
@@ -179,6 +183,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _frame: Any) -> None:
         asked.append(number)
+        if number == signal.SIGINT and os.isatty(2) and int(os.environ.get("RANK", 0)) == 0:
+            os.write(2, STOPPING)  # a step and its checkpoint can take a while, and a second Ctrl-C loses them
         signal.signal(number, before[signal.Signals(number)])
 
     for number in (signal.SIGINT, signal.SIGTERM):
