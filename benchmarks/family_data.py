@@ -26,7 +26,7 @@ import typer
 from sklearn.neighbors import BallTree
 
 from terrasieve import keyed, manifest
-from terrasieve.methods.geography import EARTH_RADIUS_KM
+from terrasieve.imagery.sphere import EARTH_RADIUS_KM
 
 app = typer.Typer(add_completion=False)
 CENTRE = (-58.3816, -34.6037)  # of Buenos Aires, longitude and latitude

@@ -18,20 +18,19 @@ import argparse
 import csv
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import rasterio
 import simplejpeg
 from PIL import Image
+from planted_copies import KINDS, Copy, Pixels, shared_fraction
+from planted_score import score
 
 from terrasieve import keyed, manifest
 from terrasieve.curate.exact import ExactSettings, exact
 from terrasieve.curate.near import NearSettings, near
-from terrasieve.curate.pairs import read_pairs
 from terrasieve.curate.scan import scan
 from terrasieve.curate.sparse import SparseSettings, sparse
 from terrasieve.curate.step import Work
@@ -42,105 +41,6 @@ from terrasieve.imagery.earth import RGB, render, sample_place
 
 SIDE_PX = 256
 SCENE_PX = SIDE_PX + 64  # of the procedural Earth and the scenes, so that a crop can be shifted by 64
-Pixels = np.ndarray  # (H, W, 3) uint8
-Copy = tuple[Pixels, Pixels, int | None, int | None]  # a, b, dx, dy
-
-Scale = Image.Resampling
-
-
-def resized(image: Pixels, factor: float, draw: np.random.Generator) -> Pixels:
-    """Resize with one of the usual filters."""
-    filters = (
-        (Scale.BILINEAR, Scale.BICUBIC, Scale.LANCZOS) if factor > 1 else (Scale.BOX, Scale.BICUBIC, Scale.LANCZOS)
-    )
-    size = round(image.shape[1] * factor), round(image.shape[0] * factor)
-    return np.asarray(Image.fromarray(image).resize(size, filters[draw.integers(3)]))
-
-
-def gamma(image: Pixels, draw: np.random.Generator) -> Pixels:
-    """Shift the brightness by a gamma of 0.6 to 0.8 or 1.25 to 1.67."""
-    power = draw.uniform(0.6, 0.8) ** draw.choice([-1, 1])
-    return np.asarray((image / 255) ** power * 255 + 0.5).astype(np.uint8)
-
-
-def turned(image: Pixels, draw: np.random.Generator) -> Pixels:
-    """Turn by 90, 180 or 270 degrees."""
-    return np.ascontiguousarray(np.rot90(image, draw.integers(1, 4)))
-
-
-def flipped(image: Pixels, draw: np.random.Generator) -> Pixels:
-    """Mirror left-right, up-down or along a diagonal."""
-    mirrored = image[:, ::-1]
-    return np.ascontiguousarray(np.rot90(mirrored, draw.integers(0, 4)))
-
-
-def window(scene: Pixels, x: int, y: int, side: int) -> Pixels:
-    return np.ascontiguousarray(scene[y : y + side, x : x + side])
-
-
-def whole(change: Callable[[Pixels, np.random.Generator], Pixels], placed: bool = False) -> Callable[..., Copy]:
-    """Make a kind that alters an image's pixels; ``placed``: each stays where it is."""
-
-    def make(scene: Pixels, side: int, draw: np.random.Generator) -> Copy:
-        image = window(scene, 0, 0, side)
-        return image, change(image, draw), 0 if placed else None, 0 if placed else None
-
-    return make
-
-
-def cropped(percent: int) -> Callable[..., Copy]:
-    """Make a kind that cuts off so much of the width and of the height, not resized."""
-
-    def make(scene: Pixels, side: int, draw: np.random.Generator) -> Copy:
-        left = side - round(side * percent / 100)
-        x, y = (int(v) for v in draw.integers(0, side - left + 1, 2))
-        return window(scene, 0, 0, side), window(scene, x, y, left), x, y
-
-    return make
-
-
-def shifted(pixels: int) -> Callable[..., Copy]:
-    """Make a kind that is cut from the same scene so many pixels away, along one axis or both."""
-
-    def make(scene: Pixels, side: int, draw: np.random.Generator) -> Copy:
-        side -= max(side + pixels - min(scene.shape[:2]), 0)
-        dx, dy = ((pixels, 0), (0, pixels), (pixels, pixels), (pixels, -pixels))[draw.integers(4)]
-        first = max(-dy, 0)
-        return window(scene, 0, first, side), window(scene, dx, first + dy, side), dx, dy
-
-    return make
-
-
-def all_at_once(image: Pixels, draw: np.random.Generator) -> Pixels:
-    return turned(gamma(resized(image, draw.uniform(0.5, 0.9), draw), draw), draw)
-
-
-KINDS: dict[str, Callable[..., Copy]] = {
-    "exact_bytes": whole(lambda image, draw: image, placed=True),
-    "exact_pixels": whole(lambda image, draw: image, placed=True),
-    "recompressed": whole(lambda image, draw: image, placed=True),
-    "resized_half": whole(lambda image, draw: resized(image, 0.5, draw)),
-    "resized_double": whole(lambda image, draw: resized(image, 2, draw)),
-    "gamma": whole(gamma, placed=True),
-    "rotated": whole(turned),
-    "flipped": whole(flipped),
-    "combined": whole(all_at_once),
-    "crop_2": cropped(2),
-    "crop_5": cropped(5),
-    "crop_20": cropped(20),
-    "crop_50": cropped(50),
-    "shift_8": shifted(8),
-    "shift_32": shifted(32),
-    "shift_64": shifted(64),
-}
-
-
-def shared_fraction(a: Pixels, b: Pixels, dx: int | None, dy: int | None) -> float:
-    """Return the share of the smaller image that the other shows too."""
-    if dx is None or dy is None:
-        return 1.0
-    sizes = [min(a.shape[i], b.shape[i] + d) - max(d, 0) for i, d in ((0, dy), (1, dx))]
-    return sizes[0] * sizes[1] / min(a.shape[0] * a.shape[1], b.shape[0] * b.shape[1])
 
 
 def earth(count: int) -> Iterator[tuple[str, Pixels]]:
@@ -279,107 +179,6 @@ def run(folder: Path, curated: Path) -> None:
         )
         source = target
     shutil.copyfile(source, curated / "manifest.parquet")
-
-
-def score(folder: Path, curated: Path) -> list[str]:
-    """Return a Markdown table: a pair is found when curation calls it, or both through a third one, the same image.
-
-    Pairs of low information, which never reach the join, are counted apart. Precision is of what was dropped as a
-    duplicate: the share that replaced by its own copy. Airplane 1 and 2 and overlapping images of UC Merced are real
-    duplicates that nobody planted; the pairs are listed below the table to be looked at.
-    """
-    rows = manifest.read(
-        curated / "manifest.parquet", ["id", "uri", "keep", "reason", "phash"], empty_ok=True
-    ).to_pylist()
-    by_id = {row["id"]: row for row in rows}
-    keeper = {
-        row["id"]: row["reason"].split(" of ")[1].split(",")[0]
-        for row in rows
-        if " of " in row["reason"] and "duplicate" in row["reason"]
-    }
-    low = {row["id"] for row in rows if row["phash"] is None}
-
-    def end(image: str) -> str:
-        while image in keeper:
-            image = keeper[image]
-        return image
-
-    review = {
-        frozenset((pair["id_a"], pair["id_b"]))
-        for pair in read_pairs(curated / "pairs.parquet").to_pylist()
-        if pair["verdict"] == "review"
-    }
-    with (folder / "truth.csv").open(newline="", encoding="utf-8") as file:
-        truth = list(csv.DictReader(file))
-    kind_of, counts, partner = {}, {kind: Counter() for kind in KINDS}, {}
-    for pair in truth:
-        a, b = manifest.row_id(pair["uri_a"]), manifest.row_id(pair["uri_b"])
-        kind_of[a] = kind_of[b] = pair["kind"]
-        partner[a], partner[b] = b, a
-        count = counts[pair["kind"]]
-        count["n"] += 1
-        if end(a) == end(b):
-            count["found"] += 1
-        elif {end(a), end(b)} & low or {a, b} & low:
-            count["low"] += 1
-        elif frozenset((a, b)) in review:
-            count["review"] += 1
-    ground = overlapping(curated, truth)
-    for pair in truth:
-        a, b = manifest.row_id(pair["uri_a"]), manifest.row_id(pair["uri_b"])
-        if not {end(a), end(b), a, b} & low or end(a) == end(b):
-            counts[pair["kind"]]["ground"] += frozenset((a, b)) in ground
-    foreign = [image for image in keeper if end(image) != end(partner[image])]
-    for image in keeper:
-        counts[kind_of[image]]["dropped"] += 1
-        counts[kind_of[image]]["right"] += end(image) == end(partner[image])
-    lines = [
-        "| kind | pairs | low information | recall % | for review | dropped | precision % | recall of overlaps % |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for kind, count in counts.items():
-        of = count["n"] - count["low"]
-        recall = 100 * count["found"] / of if of else float("nan")
-        precision = f"{100 * count['right'] / count['dropped']:.1f}" if count["dropped"] else "-"
-        of_ground = f"{100 * count['ground'] / of:.1f}" if of and count["ground"] else "-"
-        cells = (
-            kind,
-            count["n"],
-            count["low"],
-            f"{recall:.1f}",
-            count["review"],
-            count["dropped"],
-            precision,
-            of_ground,
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "Dropped for another image than its copy:", ""]
-    lines += [
-        f"- {Path(by_id[image]['uri']).stem} for {Path(by_id[keeper[image]]['uri']).stem}: {by_id[image]['reason']}"
-        for image in foreign
-    ]
-    return lines
-
-
-def overlapping(curated: Path, truth: list[dict[str, str]]) -> set[frozenset[str]]:
-    """Return the planted pairs in CURATED/overlaps.parquet whose offset is true to a pixel, where there is one.
-
-    Made by: terrasieve overlaps CURATED/scan.parquet -o CURATED/overlaps.parquet (or steps/scan.parquet)
-    """
-    path = curated / "overlaps.parquet"
-    if not path.is_file():
-        return set()
-    found = {frozenset((row["uri_a"], row["uri_b"])): row for row in pq.read_table(path).to_pylist()}
-    right = set()
-    for pair in truth:
-        row = found.get(frozenset((pair["uri_a"], pair["uri_b"])))
-        if row is None or not pair["dx_px"]:
-            continue
-        sign = 1 if row["uri_a"] == pair["uri_a"] else -1
-        off = max(abs(row[name] - sign * int(pair[name])) for name in ("dx_px", "dy_px"))
-        if off <= 1:
-            right.add(frozenset(manifest.row_id(pair[name]) for name in ("uri_a", "uri_b")))
-    return right
 
 
 def main() -> None:

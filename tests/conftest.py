@@ -14,7 +14,7 @@ import torch
 
 from terrasieve import manifest, recipe
 from terrasieve.curate.scan import scan
-from terrasieve.recipe import Recipe
+from terrasieve.recipe import AdaptRecipe, Recipe
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch starts its threads
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every subprocess compiles torch anew
@@ -86,3 +86,57 @@ def tiny(small_manifest: Path, tmp_path: Path) -> Callable[..., Recipe]:
         return recipe.check(content | changes, "test")
 
     return make
+
+
+@pytest.fixture
+def tune(small_manifest: Path, tmp_path: Path) -> Callable[..., AdaptRecipe]:
+    """Make a fine-tuning recipe that trains in a second; keyword arguments replace top-level keys."""
+
+    def make(**changes: Any) -> AdaptRecipe:
+        content: dict[str, Any] = {
+            "task": {"data": str(small_manifest)},
+            "output": str(tmp_path / "runs"),
+            "steps": 12,
+            "batch_size": 8,
+            "precision": "fp32",
+            "image": {"size_px": 32},
+            "encoder": {"name": "vit_tiny_patch16_224", "patch_px": 8, "depth": 2},
+            "method": {"name": "rvit", "drop": {"policy": "static", "ratio": 0.5}},
+            "optim": {"base_lr": 3e-3, "warmup": 0.0},
+            "validate_every": 4,
+            "loader": {"workers": 0},
+            "log": {"every": 5, "picture_every": 0, "checkpoint_every": 100},
+        }
+        return recipe.check(content | changes, "test", AdaptRecipe)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def masked_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 16 georeferenced images with masks: dark ground, bright squares."""
+    import rasterio
+
+    root = tmp_path_factory.mktemp("dense")
+    draw = np.random.Generator(np.random.Philox(7))
+    where = {"crs": "EPSG:32721", "transform": rasterio.transform.from_origin(300000, 6100000, 10, 10)}
+    for index in range(16):
+        mask = draw.integers(0, 2, (1, 5, 5)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+        image = (mask.astype(int) * 2000 + draw.integers(0, 200, (3, 40, 40))).astype(np.uint16)
+        for name, array in (("images", image), ("masks", mask)):
+            path = root / name / f"{index:02d}.tif"
+            path.parent.mkdir(exist_ok=True)
+            shape = {"width": 40, "height": 40, "count": len(array), "dtype": array.dtype}
+            with rasterio.open(path, "w", driver="GTiff", **shape, **where) as file:
+                file.write(array)
+    manifest.write(scan(root / "images", labels="none").table, root / "manifest.parquet")
+    return root / "manifest.parquet"
+
+
+@pytest.fixture
+def dense(tune: Callable[..., AdaptRecipe], masked_manifest: Path) -> Callable[..., AdaptRecipe]:
+    """Make a segmentation recipe."""
+    masks = {"replace": ["images/", "masks/"], "classes": ["ground", "square"]}
+    task = {"data": str(masked_manifest), "masks": masks}
+    method = {"name": "rupernet", "width": 32, "drop": {"policy": "static", "ratio": 0.25}}
+    return lambda **changes: tune(**{"task": task, "method": method} | changes)

@@ -89,10 +89,10 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
 
-    def run(*more: str) -> list[dict[str, Any]]:
+    def run(*more: str, out: str = "out") -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "terrasieve", "study", str(tmp_path / "tiny.yaml"), *more]
-        subprocess.run([*command, "-o", str(tmp_path / "out")], check=True, capture_output=True, cwd=tmp_path)
-        return [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+        subprocess.run([*command, "-o", str(tmp_path / out)], check=True, capture_output=True, cwd=tmp_path)
+        return [json.loads(line) for line in (tmp_path / out / "runs.jsonl").read_text().splitlines()]
 
     first = run()
     assert [(row["arm"], row["comparison"]) for row in first] == [
@@ -106,3 +106,7 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [row["arm"] for row in again] == ["pairs", "pairs", "mae"]
     assert again[2]["scores"] == first[0]["scores"] and again[2]["loss"] == first[0]["loss"]
     assert len(run("seeds=[0,1]")) == 6
+    rates = (tmp_path / "out" / "rates.json").read_text()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert len(run("seeds=[0,1]", out="moved")) == 6, "where the folder lies is no reason to do anything again"
+    assert (tmp_path / "moved" / "rates.json").read_text() == rates

@@ -113,7 +113,7 @@ def beside(found: Opened) -> dict[str, AnyEncoder]:
     """Name an encoder and the untrained one, as scores do."""
     if found.untrained is None:
         return {RANDOM_INIT: found.encoder}
-    return {PRETRAINED: found.encoder, RANDOM_INIT: found.untrained}
+    return {PRETRAINED: found.encoder, RANDOM_INIT: found.untrained()}
 
 
 def evaluate_masks(

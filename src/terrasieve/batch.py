@@ -51,6 +51,7 @@ class Batch:
         redundancy: (B, N) float32, each patch's score computed beforehand (see ``sieve.similarity``); None without.
         objects: (B, M, 4, 2) float32, corners of each object, x and y in pixels of the image; None without.
         object_classes: (B, M) int64, class of each; -1 where an image has less than M objects.
+        object_difficult: (B, M) bool, True of what is neither hit nor miss (a crowd, hard to see); None = none.
         neighbours: (B, K - 1, C, H, W), images of neighbouring ground, as ``image``; None without.
         neighbours_valid: (B, K - 1, H, W), as ``valid``.
         boxes: (B, K, 4) float32, left, top, right, bottom of what image and neighbours show, in metres from the lower
@@ -74,6 +75,7 @@ class Batch:
     redundancy: Tensor | None = None
     objects: Tensor | None = None
     object_classes: Tensor | None = None
+    object_difficult: Tensor | None = None
     neighbours: Tensor | None = None
     neighbours_valid: Tensor | None = None
     boxes: Tensor | None = None

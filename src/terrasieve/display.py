@@ -89,6 +89,8 @@ class TrainingBar:
         """Show a log line's numbers, and the last validation's first one."""
         if line:
             numbers = f"loss {line['loss']:.4f}  {line['images_per_s']:,.0f} images/s  lr {line['lr']:.1e}"
+            waits = line.get("data_wait", 0.0)
+            numbers += f"  waits for images {100 * waits:.0f} %" if waits >= 0.1 else ""
             judged = {name.replace("_", " "): value for name, value in line.items() if name.startswith("val_")}
             self._seen = judged or self._seen
             shown = "".join(f"  {name} {value:.3f}" for name, value in [*self._seen.items()][:1])

@@ -1,14 +1,14 @@
 """Embedding: what ``terrasieve embed`` does, from an encoder and images to vectors with their places.
 
-After ``analyse``, whose encoders come from runs and from exported folders; before the command line. A
-manifest gives a vector per image; a scene a map of features (``scenes.blend``), as a COG of one cell per patch or as a
-table of tiles, each the mean of its patches.
+After ``opened``, which gives any encoder; before the command line. A manifest gives a vector per image; a scene a map
+of features (``scenes.blend``), as a COG of one cell per patch or as a table of tiles, each the mean of its patches.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from terrasieve import analyse, manifest, opened
+from terrasieve import manifest, opened
 from terrasieve.batch import Batch
 from terrasieve.data import images as imagery
 from terrasieve.data.augment import ImageSettings
@@ -28,8 +28,8 @@ from terrasieve.evaluate.patches import feature_map
 from terrasieve.evaluate.reading import chunked, over_images
 from terrasieve.files import held
 from terrasieve.imagery import geo
-from terrasieve.nn.convolution import ConvEncoder
-from terrasieve.nn.encoder import Encoder
+from terrasieve.nn.backbones import AnyEncoder
+from terrasieve.opened import Opened, Wanted
 from terrasieve.scenes import cog, table
 from terrasieve.scenes.blend import Rows, blended
 from terrasieve.scenes.preview import write_preview
@@ -39,14 +39,6 @@ from terrasieve.scenes.windows import Tiling, tiling
 
 Preview = Literal["pca", "kmeans"]
 Progress = Callable[[int, int], None]
-
-
-class Source(NamedTuple):
-    """An encoder in evaluation mode, the images that it was trained on, and a digest of its weights."""
-
-    encoder: Encoder | ConvEncoder
-    image: ImageSettings
-    digest: str
 
 
 class Embedded(NamedTuple):
@@ -66,7 +58,7 @@ class Embedded(NamedTuple):
 class MeanFeatures:
     """One vector per image of a batch, the mean patch token; a class, since reading processes take it along."""
 
-    def __init__(self, encoder: Encoder | ConvEncoder) -> None:
+    def __init__(self, encoder: AnyEncoder) -> None:
         self.encoder = encoder
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
@@ -74,29 +66,22 @@ class MeanFeatures:
         return vectors
 
 
-def load_encoder(folder: Path) -> Source:
-    """Load the encoder of a run folder or of an exported folder.
-
-    Raises:
-        UserError: if it is neither, or its weights do not fit.
-    """
-    if (folder / "config.json").is_file() or not (folder / "recipe.yaml").is_file():
-        return Source(*analyse.load_encoder(folder))
-    settings, encoder = opened.load_run(folder)
-    with (folder / "weights.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return Source(encoder, settings.image, digest)
-
-
 def embed_manifest(
-    folder: Path, source: Path, out: Path, *, workers: int = 1, on_images: Progress | None = None
+    spec: str | Path,
+    source: Path,
+    out: Path,
+    *,
+    wanted: Wanted = Wanted(),
+    workers: int = 1,
+    on_images: Progress | None = None,
 ) -> Embedded:
     """Write a vector per kept image of a manifest; images that cannot be read are left out and returned.
 
     Args:
-        folder: of a run, or an exported one.
+        spec: of the encoder, see :func:`terrasieve.opened.open_encoder`.
         source: manifest.
         out: GeoParquet to write, see ``scenes.table``.
+        wanted: of an encoder that does not say it itself.
         workers: reading processes, which compute, too, unless there is an accelerator.
         on_images: called with images done and their total.
 
@@ -104,13 +89,14 @@ def embed_manifest(
         UserError: for anything that a user can mend.
     """
     cog.check_target(out, (".parquet", ".geoparquet"))
-    made = load_encoder(folder)
+    bands = opened.bands_of(spec, wanted)
     rows = manifest.read(source)
     kept = rows.filter(pc.fill_null(rows["keep"], False))
-    images = imagery.from_table(rows, made.image.bands)
+    images = imagery.from_table(rows, bands)
+    made = opened.open_encoder(spec, images, wanted)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     score, failed = MeanFeatures(made.encoder.to(device)), []
-    about = {"encoder": made.digest, "bands": made.image.bands, "made_of": str(source)}
+    about = {**_about(made, spec), "made_of": str(source)}
     with table.writing(out, made.encoder.width, about) as writer:
         for done in over_images(images, made.image, score, chunked(len(images)), workers, device):
             failed += [(images.uris[row], reason) for row, reason in done.failed.items()]
@@ -120,18 +106,18 @@ def embed_manifest(
                 on_images(done.rows.stop, len(images))
         if not writer.rows:
             raise UserError(f"{source}: none of {len(images):,} images can be read; the first says: {failed[0][1]}")
-    return Embedded([out], [], failed)
+    return Embedded([out], _notes(made), failed)
 
 
 def embed_scene(
-    folder: Path,
+    spec: str | Path,
     source: str | Path,
     out: Path,
     *,
     window: int | None = None,
     overlap: float = 0.5,
     cell: int | None = None,
-    bands: tuple[str, ...] | None = None,
+    wanted: Wanted = Wanted(),
     preview: Preview | None = None,
     clusters: int = 8,
     batch_size: int = 16,
@@ -140,13 +126,13 @@ def embed_scene(
     """Write the map of features of a whole scene; an interrupted one goes on with the rows that are missing.
 
     Args:
-        folder: of a run, or an exported one.
+        spec: of the encoder, see :func:`terrasieve.opened.open_encoder`.
         source: raster.
         out: ``.tif``, a COG of a band per feature, or ``.parquet``, a row per tile.
         window: side in pixels of the scene that the encoder sees at once; None = the size that it was trained with.
         overlap: share of a window's side, in [0, 1).
         cell: patches a side of a cell of the COG (None = 1), or of a tile (None = a window's).
-        bands: of the scene that stand for the encoder's.
+        wanted: ``bands`` of the scene, which stand for a run's or an export's own; the rest is of other encoders.
         preview: also draw the scene beside its features as colours.
         clusters: of "kmeans".
         batch_size: windows at a time.
@@ -157,26 +143,28 @@ def embed_scene(
     """
     cog.check_target(out, (".tif", ".tiff", ".parquet", ".geoparquet"))
     tiles = out.suffix.lower() in (".parquet", ".geoparquet")
-    made = load_encoder(folder)
-    scene = open_scene(source, made.image.bands or (), bands)
+    scene = open_scene(source, opened.bands_of(spec, wanted._replace(bands=None)), wanted.bands)
+    made = opened.open_encoder(spec, scene.images(), wanted)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = made.encoder.to(device)
-    plan = _plan(scene, encoder, made.image, window, overlap, device)
+    blank = torch.zeros(1, len(scene.bands), *made.image.shape_px, device=device)
+    mapped, notes = _mapped(encoder, blank)
+    plan = _plan(scene, made.image, mapped(blank).shape[-2:], window, overlap)
     group = cell if cell is not None else max(plan.side) if tiles else 1
     if group < 1:
         raise UserError(f"--cell: {cell} patches; choose 1 or more.")
     shape = (-(-plan.rows // group), -(-plan.columns // group), encoder.width)
     about = {
-        "encoder": made.digest, "scene": scene.stamp(), "bands": list(scene.bands),
+        **_about(made, spec), "scene": scene.stamp(), "scene_bands": list(scene.bands),
         "tiling": [plan.cell_px, *plan.side, *plan.overlap], "group": group, "batch_size": batch_size,
     }  # fmt: skip
 
     def network(batch: Batch, _: torch.Generator) -> Tensor:
-        return feature_map(encoder, batch.image)
+        return mapped(batch.image)
 
     with held(folder_beside(out), "-o"):
         store = RowStore(folder_beside(out), shape, "float32", about)
-        notes = [f"went on after {store.done:,} of {shape[0]:,} rows"] if store.done else []
+        notes = [*_notes(made), *notes, *([f"went on after {store.done:,} of {shape[0]:,} rows"] if store.done else [])]
         if store.done < shape[0]:
             parts = blended(
                 scene, network, plan, made.image, first=store.done * group, batch_size=batch_size, device=device,
@@ -189,7 +177,7 @@ def embed_scene(
             _write_tiles(store, scene, cell_px, out, {**about, "made_of": scene.uri, "cell_px": cell_px})
         else:
             names = [f"feature_{number}" for number in range(encoder.width)]
-            tags = {"terrasieve_encoder": made.digest, "terrasieve_scene": scene.uri, "cell_px": str(cell_px)}
+            tags = {"terrasieve_encoder": about["encoder"], "terrasieve_scene": scene.uri, "cell_px": str(cell_px)}
             cog.write_cog(store, out, scene, cell_px, nodata=float("nan"), names=names, tags=tags)
         paths = [out]
         if preview is not None:
@@ -198,20 +186,35 @@ def embed_scene(
     return Embedded(paths, notes, [])
 
 
-def _plan(
-    scene: Scene,
-    encoder: Encoder | ConvEncoder,
-    image: ImageSettings,
-    window: int | None,
-    overlap: float,
-    device: str,
-) -> Tiling:
+def _about(made: Opened, spec: str | Path) -> dict[str, Any]:
+    """Say what vectors are made with: the encoder by its name and a digest of its weights, and how images are read."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, tensor in made.encoder.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    image = made.image.model_dump(mode="json", include={"size_px", "bands", "mean", "std"})
+    return {"encoder": total.hexdigest(), "encoder_spec": str(spec), **image}
+
+
+def _notes(made: Opened) -> list[str]:
+    return [*made.notes, *([made.statistics] if made.statistics else [])]
+
+
+def _mapped(encoder: AnyEncoder, blank: Tensor) -> tuple[Callable[[Tensor], Tensor], list[str]]:
+    """Choose how images become a map: an encoder's last one, or its vector as the one cell of a window."""
+    try:
+        with torch.inference_mode():
+            feature_map(encoder, blank)
+    except UserError:
+        told = f"{encoder.name} gives no map of features: a window is one cell, and windows do not overlap"
+        return lambda images_BCHW: encoder.features(images_BCHW)[:, :, None, None], [told]
+    return partial(feature_map, encoder), []
+
+
+def _plan(scene: Scene, image: ImageSettings, shape: Sequence[int], window: int | None, overlap: float) -> Tiling:
     """Lay windows over a scene so that a patch is a whole number of its pixels."""
     height, width = image.shape_px
-    with torch.inference_mode():
-        blank = torch.zeros(1, len(scene.bands), height, width, device=device)
-        rows, columns = feature_map(encoder, blank).shape[-2:]
-    grid = int(rows), int(columns)
+    grid = shape[0], shape[1]
     patch_px = height // grid[0]
     if height != grid[0] * patch_px or width != grid[1] * patch_px:
         raise UserError(f"the encoder's map of {grid[0]} x {grid[1]} does not divide its {height} x {width} pixels.")

@@ -8,7 +8,8 @@ trained with where they are known and apply, else by those of the images.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from terrasieve.nn.layouts import RGB
 from terrasieve.recipe import AdaptRecipe, Recipe
 
 OWN = "bands standardised by the mean and deviation of the training images"
+_SAID = ("size_px", "bands", "mean", "std")  # by an export, of its images
+OF_ALL = "bands standardised by the mean and deviation of these images"
 
 
 class Opened(NamedTuple):
@@ -36,14 +39,14 @@ class Opened(NamedTuple):
     Attributes:
         image: size, bands, mean and standard deviation.
         encoder: with its weights, for evaluation.
-        untrained: the same with random weights; None where ``encoder`` is that.
+        untrained: builds the same with random weights; None where ``encoder`` is that.
         notes: what was recognised, left out, changed and assumed.
         statistics: how the bands are standardised, in words; "" = as the folder says.
     """
 
     image: ImageSettings
     encoder: AnyEncoder
-    untrained: AnyEncoder | None
+    untrained: Callable[[], AnyEncoder] | None
     notes: tuple[str, ...] = ()
     statistics: str = ""
 
@@ -113,10 +116,11 @@ def bands_of(spec: str | Path, wanted: Wanted = Wanted()) -> tuple[str, ...] | N
     if Path(spec).is_dir():
         about = _exported(Path(spec))
         own = tuple(about["bands"]) if about else _recipe_of(Path(spec)).image.bands
-        if wanted != Wanted():
+        given = [f"--{name.replace('_', '-')}" for name, value in wanted._asdict().items() if value is not None]
+        if given:
             raise UserError(
-                f"{spec} says itself which bands, size and metres it was trained with; leave out --bands, --size-px "
-                "and --gsd-m, which are for other encoders."
+                f"{spec} says itself which bands, size and metres it was trained with; leave out "
+                f"{' and '.join(given)}: of other encoders."
             )
     return own or wanted.bands
 
@@ -156,14 +160,15 @@ def open_encoder(
         if about:
             return _open_export(Path(spec), about, seed)
         settings, encoder = load_run(Path(spec))
-        return Opened(settings.image, encoder, untrained(settings))
+        return Opened(settings.image, encoder, partial(untrained, settings))
     found = open_backbone(str(spec), images.bands, wanted.size_px, seed, wanted.gsd_m)
     if found.standard and images.dtype == np.uint8 and set(images.bands) <= set(RGB):
         mean, std = (tuple(255 * values[RGB.index(b)] for b in images.bands) for values in found.standard)
         told = "bands standardised as the weights were trained"
     else:
         mean, std = imagery.band_statistics(images.take(np.asarray(train)) if len(train) else images, seed)
-        told = OWN if found.untrained is None else f"{OWN}, not as the weights were trained"
+        own = OWN if len(train) else OF_ALL
+        told = own if found.untrained is None else f"{own}, not as the weights were trained"
     image = ImageSettings(size_px=found.size_px, bands=images.bands, mean=mean, std=std)
     size = f"{found.encoder.name}, images of {found.size_px[0]} x {found.size_px[1]} px"
     return Opened(image, found.encoder, found.untrained, (size, *found.notes), told)
@@ -173,17 +178,27 @@ def _exported(folder: Path) -> dict[str, Any] | None:
     """Return what an exported folder of ours says of itself; None if it is none."""
     if not ((folder / "config.json").is_file() and (folder / "model.safetensors").is_file()):
         return None
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is damaged: {error}. Export the run again.") from error
     if "terrasieve" not in config:
         raise UserError(f"{folder} is an export of another program; give timm:NAME@{folder / 'model.safetensors'}.")
-    return {**config["terrasieve"], "config": config}
+    about = {**config["terrasieve"], "architecture": config.get("architecture"), "arguments": config.get("model_args")}
+    lacking = [key for key in (*_SAID, "architecture", "arguments") if about.get(key) is None]
+    if lacking:
+        raise UserError(f"{folder / 'config.json'} is damaged: it lacks {', '.join(lacking)}. Export the run again.")
+    return about
 
 
 def _open_export(folder: Path, about: dict[str, Any], seed: int) -> Opened:
-    arguments = about["config"]["model_args"]
+    arguments = about["arguments"]
     given = {key: arguments[old] for key, old in (("patch_px", "patch_size"), ("depth", "depth")) if old in arguments}
-    settings = EncoderSettings(name=about["config"]["architecture"], weights=str(folder), **given)
+    settings = EncoderSettings(name=about["architecture"], **given)
     image = _image(about)
-    plain = settings.model_copy(update={"weights": None})
-    built = [encoder_of(one, len(about["bands"]), image.shape_px, seed).eval() for one in (settings, plain)]
-    return Opened(image, built[0], built[1])
+
+    def built(weights: str | None) -> AnyEncoder:
+        one = settings.model_copy(update={"weights": weights})
+        return encoder_of(one, len(about["bands"]), image.shape_px, seed).eval()
+
+    return Opened(image, built(str(folder)), partial(built, None))

@@ -100,10 +100,7 @@ def predict_scene(
             "manifest of its windows."
         )
     settings = model.settings
-    scene = open_scene(source, settings.image.bands or (), bands)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.method.to(device)
-    plan = tiling(scene, 1, window_px or model.image_px, overlap)
+    scene, plan, device = _laid_out(model, source, window_px, overlap, bands)
     _check_memory(plan, len(model.classes))
     shape = (scene.height, scene.width, 2 if probability else 1)
     about = _about(run, scene, plan, batch_size)
@@ -156,11 +153,8 @@ def detect_scene(
     settings = model.settings
     if settings.task.boxes is None:
         raise UserError(f"-o {out}: {run} finds no boxes; the map of a segmentation is a .tif.")
-    scene = open_scene(source, settings.image.bands or (), bands)
+    scene, plan, device = _laid_out(model, source, window_px, overlap, bands)
     outlines.check_place(scene, out)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.method.to(device)
-    plan = tiling(scene, 1, window_px or model.image_px, overlap)
     most = cast(DetectorSettings, settings.method).most
     shape = (len(plan.down), len(plan.across), most * found.FIELDS)
     about = _about(run, scene, plan, batch_size)
@@ -181,6 +175,16 @@ def detect_scene(
 
 def _before(rows: int) -> list[str]:
     return [f"note: went on after {rows:,} rows"] if rows else []
+
+
+def _laid_out(
+    model: Adapted, source: str | Path, window_px: tuple[int, int] | None, overlap: float, bands: tuple[str, ...] | None
+) -> tuple[Scene, Tiling, torch.device]:
+    """Open a scene, lay windows over it, and move the model to where it computes."""
+    scene = open_scene(source, model.settings.image.bands, bands)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.method.to(device)
+    return scene, tiling(scene, 1, window_px or model.image_px, overlap), device
 
 
 def _about(run: Path, scene: Scene, plan: Tiling, batch_size: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from terrasieve import manifest, recipe
-from terrasieve.data import batch_survey, survey
+from terrasieve.data import batch_survey, storage, survey
 from terrasieve.data import images as imagery
 from terrasieve.data.batches import shuffles
 from terrasieve.data.groups import Groups
@@ -116,6 +116,7 @@ def pretrain(
             groups = _groups(settings, table, images, run, tell)
             if tell:
                 _tell_small(settings, images, tell)
+                _tell_storage(settings, images, groups, tell)
             state = build(settings, world, len(images.bands))
             if isinstance(state.method, Geographic):
                 state.method.locate(images.lon, images.lat)
@@ -162,6 +163,19 @@ def _tell_small(settings: Recipe, images: imagery.Images, on_note: Callable[[str
             f"{small:,} of {len(images):,} images are smaller than {width} x {height} px, the finest scale that is "
             "predicted: their finer targets are interpolated; a smaller image.size_px or method.scales would suit them"
         )
+
+
+def _tell_storage(
+    settings: Recipe, images: imagery.Images, groups: Groups | None, on_note: Callable[[str], None]
+) -> None:
+    """Tell if images are stored so that a crop decodes many times its pixels."""
+    cut_px = None
+    if groups is not None and groups.neighbours.settings.window is not None:
+        height, width = settings.image.shape_px
+        cut_px = (groups.neighbours.settings.window * width, groups.neighbours.settings.window * height)
+    told = storage.note(storage.take(images, cut_px, settings.seed))
+    if told:
+        on_note(told)
 
 
 def refuse_taken(run: Path, settings: Recipe | AdaptRecipe, world: World, resume: bool) -> None:

@@ -18,6 +18,7 @@ from terrasieve.report import write_report
 from terrasieve.train.distributed import World
 from terrasieve.train.log import read_log
 from terrasieve.train.loop import Outcome
+from terrasieve.train.waiting import MUCH, advice
 
 
 class Watch(TypedDict):
@@ -31,7 +32,7 @@ class Watch(TypedDict):
 def pretrain_watched(settings: Recipe, folder: Path, *, resume: bool = False, stop_at: int | None = None) -> bool:
     """Run a recipe with a progress bar, then write its report; tell whether it ended without an interruption."""
     with TrainingBar() as bar:
-        watch: Watch = {"on_start": _announce(bar, folder), "on_step": bar.step, "on_log": bar.log}
+        watch: Watch = {"on_start": _announce(bar, folder), "on_step": bar.step, "on_log": _told(bar, settings)}
         outcome = pretrain.pretrain(settings, folder, resume=resume, stop_at=stop_at, on_note=_note, **watch)
     if leads():
         _conclude(outcome, folder, settings, over=outcome.step >= settings.steps)
@@ -41,7 +42,7 @@ def pretrain_watched(settings: Recipe, folder: Path, *, resume: bool = False, st
 def adapt_watched(settings: AdaptRecipe, folder: Path, *, resume: bool = False, stop_at: int | None = None) -> bool:
     """Fine-tune with a progress bar, then show the scores; tell whether it ended without an interruption."""
     with TrainingBar("adapt") as bar:
-        watch: Watch = {"on_start": _announce(bar, folder), "on_step": bar.step, "on_log": bar.log}
+        watch: Watch = {"on_start": _announce(bar, folder), "on_step": bar.step, "on_log": _told(bar, settings)}
         outcome = adapt.adapt(settings, folder, resume=resume, stop_at=stop_at, **watch)
     if leads():
         over = not outcome.interrupted and (folder / "scores.json").exists()
@@ -72,6 +73,22 @@ def _announce(bar: TrainingBar, folder: Path) -> Callable[[World, Recipe | Adapt
             bar.start(done, found.steps)
 
     return start
+
+
+def _told(bar: TrainingBar, settings: Recipe | AdaptRecipe) -> Callable[[dict[str, float]], None]:
+    """Show a log line's numbers, and say once if training waits for images."""
+    told = False
+
+    def line(numbers: dict[str, float]) -> None:
+        nonlocal told
+        bar.log(numbers)
+        if numbers.get("data_wait", 0.0) > MUCH and not told and leads():
+            told = True
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            cores = max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+            _note(advice(numbers["data_wait"], settings.loader.workers, cores))
+
+    return line
 
 
 def _note(text: str) -> None:

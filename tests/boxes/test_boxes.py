@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor
 
 from terrasieve.boxes.oriented import bounds, canonical, corners, enclosing, from_horizontal, from_polygons, rectangle
-from terrasieve.boxes.overlap import iou, iou_of_pairs
+from terrasieve.boxes.overlap import covered, iou, iou_of_pairs
 from terrasieve.boxes.suppress import suppress
 
 
@@ -72,6 +72,20 @@ def test_smallest_rectangle_is_shapelys() -> None:
     np.testing.assert_allclose((found[:, 2] * found[:, 3]).numpy(), expected, rtol=1e-9)
     around = shapely.buffer(shapely.polygons(corners(found).numpy()), 1e-6)
     assert shapely.contains(around, shapely.polygons(quads)).all()
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_covered_is_the_largest_share_of_a_boxs_own_area(upright: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("terrasieve.boxes.overlap.CHUNK_PAIRS", 100)
+    boxes, others = (drawn(60, 1), drawn(9, 2, largest_px=40))
+    boxes, others = (bounds(corners(each)) if upright else each for each in (boxes, others))
+    found = covered(boxes, others)
+    for box, value in zip(boxes, found.tolist(), strict=True):
+        one, *rest = (shapely.Polygon(rectangle(b) if upright else corners(b)) for b in (box, *others))
+        shares = [one.intersection(other).area / one.area if one.area else 0.0 for other in rest]
+        assert value == pytest.approx(max(shares), abs=1e-5)
+    assert (found > 0.5).any() and (found == 0).any()
+    assert covered(boxes, others[:0]).tolist() == [0.0] * 60 and len(covered(boxes[:0], others)) == 0
 
 
 def test_overlap_is_shapelys_on_100_000_pairs() -> None:

@@ -131,6 +131,10 @@ def test_batches_are_filled_up(bright: Path) -> None:
     batch = collate([whole[row] for row in range(6)])
     assert batch.objects is not None and batch.objects.shape == (6, 1, 4, 2)
     assert batch.object_classes is not None and batch.object_classes[:, 0].tolist() == [0, 0, -1, 0, 0, 0]
+    boxes.difficult[4][:] = True
+    again = collate([whole[row] for row in range(6)])
+    assert again.object_difficult is not None
+    assert again.object_difficult[:, 0].tolist() == [False, False, False, False, True, False]
     part = batch.part(2, 4)
     assert part.object_classes is not None and part.object_classes[:, 0].tolist() == [-1, 0]
 

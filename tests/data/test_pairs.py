@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import shapely
 
-from terrasieve import manifest
+from terrasieve import keyed, manifest
 from terrasieve.curate.scan import scan
 from terrasieve.data.pairs import Neighbours, PairSettings
 from terrasieve.data.places import find_places
@@ -124,6 +124,29 @@ def test_images_without_a_place_have_their_folder_and_lonely_ones_themselves() -
         assert (index.draw(alone, 0).row, index.draw(alone, 0).kind) == (alone, "alone")
     assert index.draw(1, 0).boxes_24.tolist() == [[0, 1, 1, 0]] * 2
     assert index.census(np.arange(8)) == Counter({"site": 6, "alone": 2})
+
+
+def test_drawing_several_is_a_naive_loop_over_lists() -> None:
+    draw = np.random.Generator(np.random.Philox(2))
+    rows: list[dict[str, Any]] = [
+        row(i, 300000 + 40.0 * x, 6100000 + 40.0 * y, days=float(i % 3))
+        for i, (x, y) in enumerate(draw.integers(0, 9, (24, 2)))
+    ]
+    rows += [{"uri": f"/a/{i % 2}/{i}.jpg", "width": 9, "height": 9, "keep": True} for i in range(9)]
+    index = index_of(rows)
+    for anchor in range(len(rows)):
+        found = {kind: others.tolist() for kind, others in index.of(anchor).items()}
+        drawn = index.draw_several(anchor, 3, 7)
+        naive, kinds, numbers = [anchor], [], keyed.numpy_generator(index.seed, "pair", 3, anchor)
+        for _ in range(7):
+            left = {kind: [r for r in others if r not in naive] for kind, others in found.items()}
+            left = {kind: others for kind, others in left.items() if others} or found
+            kinds.append(list(left)[int(numbers.integers(len(left)))] if left else "alone")
+            naive.append(left[kinds[-1]][int(numbers.integers(len(left[kinds[-1]])))] if left else anchor)
+        assert (drawn.rows, drawn.kinds) == (naive, kinds)
+        known = np.isfinite(index.places.radius_m[anchor])
+        boxes = index.places.boxes(np.array(naive), anchor) if known else np.tile([0.0, 1, 1, 0], (8, 1))
+        np.testing.assert_array_equal(drawn.boxes_K4, boxes)
 
 
 def test_doubtful_places_are_counted_and_swapped_ones_refused() -> None:

@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 from terrasieve.errors import UserError
 from terrasieve.evaluate import dense
 from terrasieve.evaluate.dense import METRICS, confusion, score, values
+from terrasieve.evaluate.resampled import Made
 from terrasieve.keyed import numpy_generator
 
 C, NAMES = 4, ("sea", "sand", "road", "snow")
@@ -75,15 +76,13 @@ def test_absent_classes_are_left_out_as_torchmetrics_does() -> None:
     per_class = multiclass_jaccard_index(said[known], truth[known], C, average="none")
     assert [found[f"iou/{name}"] for name in NAMES[:3]] == pytest.approx(per_class[:3].tolist())
     assert np.isnan(found["iou/snow"])
-    scored = {s.metric for s in score(confusion(said, truth, C), NAMES, "rupernet", "fine-tuned", 0, {})}
+    scored = {s.metric for s in score(confusion(said, truth, C), NAMES, Made("rupernet", "fine-tuned", 0, {}))}
     assert scored == {*METRICS, "iou/sea", "iou/sand", "iou/road"}
 
 
 def test_intervals_equal_resampling_images_in_a_loop() -> None:
     said, truth = maps()
-    scores = score(
-        confusion(said, truth, C), NAMES, "rupernet", "fine-tuned", 3, {"a": 1}, resamples=30, confidence=0.9
-    )
+    scores = score(confusion(said, truth, C), NAMES, Made("rupernet", "fine-tuned", 3, {"a": 1}, 30, 0.9))
     draws = numpy_generator(3, "bootstrap", 7).integers(0, 7, (30, 7))
     assert [s.metric for s in scores] == [*METRICS, *(f"iou/{name}" for name in NAMES)]
     for found in scores[: len(METRICS)]:
@@ -95,5 +94,5 @@ def test_intervals_equal_resampling_images_in_a_loop() -> None:
 def test_nothing_to_score_is_an_error() -> None:
     said, truth = maps()
     with pytest.raises(UserError, match="7 test images have no pixel that is scored"):
-        score(confusion(said, torch.full_like(truth, 255), C), NAMES, "rupernet", "fine-tuned", 0, {})
+        score(confusion(said, torch.full_like(truth, 255), C), NAMES, Made("rupernet", "fine-tuned", 0, {}))
     assert all(np.isnan(v) for v in dense.values(confusion(said, torch.full_like(truth, 255), C)).values())

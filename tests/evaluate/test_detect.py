@@ -18,6 +18,7 @@ from terrasieve.boxes.oriented import corners, from_horizontal
 from terrasieve.errors import UserError
 from terrasieve.evaluate.average_precision import CROWD, DIFFICULT, Objects, average_precision, match
 from terrasieve.evaluate.detect import METRICS, matched, score, values
+from terrasieve.evaluate.resampled import Made
 
 CLASSES = 3
 
@@ -179,12 +180,14 @@ def test_values_known_by_heart() -> None:
 
 def test_intervals_hold_the_value_and_need_objects() -> None:
     found, truth = scenes(5)
-    scores = score(matched(found, truth, CLASSES), ["a", "b", "c"], "faster_rcnn", "fine-tuned", 0, {}, resamples=200)
+    scores = score(
+        matched(found, truth, CLASSES), ["a", "b", "c"], Made("faster_rcnn", "fine-tuned", 0, {}, resamples=200)
+    )
     assert [s.metric for s in scores] == [*METRICS, "ap50/a", "ap50/b", "ap50/c"]
     assert all(s.low < s.value < s.high and s.count == len(truth) for s in scores)
     nothing = [o._replace(values=torch.full_like(o.values, DIFFICULT)) for o in truth]
     with pytest.raises(UserError, match="no object that is counted"):
-        score(matched(found, nothing, CLASSES), [], "faster_rcnn", "fine-tuned", 0, {})
+        score(matched(found, nothing, CLASSES), [], Made("faster_rcnn", "fine-tuned", 0, {}))
 
 
 def test_weights_of_images_are_repetitions() -> None:

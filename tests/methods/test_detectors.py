@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from torch import Tensor
 
 from terrasieve import keyed, methods
 from terrasieve.batch import Batch, Rows
-from terrasieve.boxes.oriented import bounds, corners
+from terrasieve.boxes.oriented import bounds, corners, rectangle
 from terrasieve.errors import UserError
 from terrasieve.evaluate.detect import matched, of_detections, of_truth, values
+from terrasieve.methods import faster_rcnn, oriented_stages
+from terrasieve.methods.detector import without_covered
 from terrasieve.methods.faster_rcnn import FasterRCNN, FasterRCNNSettings
 from terrasieve.methods.oriented_rcnn import OrientedRCNN, OrientedRCNNSettings
 from terrasieve.methods.sampled import Sampler
@@ -94,6 +98,76 @@ def test_samples_do_not_depend_on_how_the_batch_is_divided() -> None:
         assert isinstance(model, FasterRCNN)
         seen.append(model.rpn.fg_bg_sampler.noise_BA)
     assert torch.equal(seen[0], torch.cat(seen[1:]))
+
+
+def share_by_loops(box: Tensor, others: Tensor) -> float:
+    """The largest share of a box's own area that one of others covers."""
+    outline, *rest = (
+        shapely.Polygon((rectangle(one) if len(one) == 4 else corners(one.double())).tolist()) for one in (box, *others)
+    )
+    return max((outline.intersection(other).area / outline.area for other in rest), default=0.0)
+
+
+class Spied(Sampler):
+    """Keeps the labels that it is given."""
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        self.labels = [label.clone() for label in labels]
+        return super().__call__(labels)
+
+
+@pytest.mark.parametrize("oriented", [False, True])
+def test_what_difficult_objects_cover_is_neither_object_nor_background(
+    oriented: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels are those of the same image without its difficult objects, but for what these cover, by loops."""
+    model, batch = built(oriented, ignored=0.4), scenes(3)
+    assert batch.objects is not None and batch.object_classes is not None
+    difficult = torch.tensor([[False, True], [True, True], [True, True]])  # the last image has no object at all
+    looked_at: list[tuple[Tensor, Tensor]] = []
+
+    def recorded(labels: Tensor, boxes: Tensor, others: Tensor, share: float) -> Tensor:
+        looked_at.append((boxes, others))
+        return without_covered(labels, boxes, others, share)
+
+    for module in (faster_rcnn, oriented_stages):
+        monkeypatch.setattr(module, "without_covered", recorded)
+    labels = []
+    for there in (False, True):
+        name = "sampler" if oriented else "fg_bg_sampler"
+        spied = [Spied(count, share) for count, share in ((64, 0.5), (32, 0.25))]
+        for stage, sampler in zip((model.rpn, model.roi), spied, strict=True):
+            setattr(stage, name, sampler)
+        numbers = batch.object_classes if there else batch.object_classes.masked_fill(difficult, -1)
+        given = replace(batch, object_classes=numbers, object_difficult=difficult)
+        assert model(given, stream()).loss.isfinite()
+        labels.append([*spied[0].labels, *spied[1].labels])
+    before, after = looked_at[:6], looked_at[6:]
+    covered_boxes = 0
+    for without, found, (boxes, none), (same, others) in zip(*labels, before, after, strict=True):
+        assert torch.equal(boxes, same) and len(none) == 0
+        covered = torch.tensor([share_by_loops(box, others) for box in boxes.detach()])
+        certain = (covered - 0.4).abs() > 1e-4
+        expected = torch.where(covered >= 0.4, -1, without[: len(boxes)])
+        assert torch.equal(found[: len(boxes)][certain].long(), expected[certain].long())
+        assert torch.equal(found[len(boxes) :], without[len(boxes) :]), (
+            "true boxes are learnt from whatever covers them"
+        )
+        covered_boxes += int((covered >= 0.4).sum())
+    assert [len(others) for _, others in after] == [1, 2, 0, 1, 2, 0] and covered_boxes > 20
+
+
+@pytest.mark.parametrize("oriented", [False, True])
+def test_a_step_in_which_a_crowd_covers_everything_is_finite(oriented: bool) -> None:
+    model, batch = built(oriented, ignored=0.01), scenes(2).part(0, 1)
+    assert batch.objects is not None and batch.object_classes is not None
+    everywhere = rectangle(torch.tensor([-500.0, -500, 600, 600])).expand(1, 2, 4, 2)
+    crowd = replace(batch, objects=everywhere, object_difficult=torch.ones(1, 2, dtype=torch.bool))
+    output = model(crowd, stream())
+    output.loss.backward()
+    assert output.loss == 0 and all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
+    plain = replace(batch, object_difficult=torch.zeros(1, 2, dtype=torch.bool))
+    assert torch.equal(model(plain, stream()).loss, model(batch, stream()).loss)
 
 
 def test_sampler_draws_what_torchvision_would() -> None:

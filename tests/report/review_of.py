@@ -1,4 +1,4 @@
-"""A small review for the tests: pairs of small images, most in the review band, and their server."""
+"""A small review for the tests: pairs of small images, most in the review band, their server, its page in Chromium."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from terrasieve import manifest
+from terrasieve.curate import decisions
 from terrasieve.report.review_pairs import ReviewPairs
 from terrasieve.report.review_server import ReviewServer
 
@@ -76,3 +77,27 @@ def serving(folder: Path) -> Iterator[ReviewServer]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield server
         server.shutdown()
+
+
+def opened(context: Any, url: str) -> Any:
+    page = context.new_page()
+    page.goto(url)
+    at(page, 0)
+    return page
+
+
+def at(page: Any, number: int) -> None:
+    """Wait until the pair is there, its pictures too."""
+    page.wait_for_function("number => shown !== null && shown.number === number && !busy", arg=number)
+
+
+def press(page: Any, key: str, then: int | None = None) -> None:
+    page.keyboard.press(key)
+    if then is not None:
+        at(page, then)
+
+
+def kept(folder: Path) -> dict[int, str]:
+    review = review_of(folder)
+    ids = {(pair["id_a"], pair["id_b"]): n for n in range(len(review.pairs)) if (pair := review.pair(n))}
+    return {ids[pair]: what for pair, what in decisions.read(folder / "decisions.jsonl").items()}

@@ -12,14 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import shapely
+import timm
+import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from terrasieve import manifest, recipe
-from terrasieve.embedding import embed_manifest, embed_scene, grouped, load_encoder
+from terrasieve.cli import app
+from terrasieve.data.augment import resize
+from terrasieve.data.images import from_table
+from terrasieve.embedding import embed_manifest, embed_scene, grouped
 from terrasieve.errors import UserError
 from terrasieve.imagery import geo
+from terrasieve.nn.backbones import open_backbone
 from terrasieve.nn.encoder import Encoder
+from terrasieve.opened import Wanted
 from terrasieve.scenes.blend import Rows
+from terrasieve.scenes.scene import open_scene
 from terrasieve.scenes.store import folder_beside
 from terrasieve.scenes.table import KEY, read
 
@@ -111,8 +121,53 @@ def test_a_manifest_gives_a_vector_per_image_and_lists_the_broken(
     assert places["id"].to_pylist() == [row["id"] for row in rows if row is not rows[3]]
     assert vectors.shape == (23, 192) and np.isfinite(vectors).all()
     assert places["geometry"][0].as_py() == rows[0]["geometry"]
-    one = load_encoder(run).encoder
-    assert one.width == 192
+
+
+def own_features(spec: str, bands: tuple[str, ...], images_BCHW: NDArray[Any], size_px: int) -> NDArray[np.float32]:
+    """Compute what an encoder makes of images that are standardised by their own mean and deviation."""
+    every = images_BCHW.astype(np.float64)
+    mean, std = (torch.from_numpy(of(every, (0, 2, 3)).round(4))[:, None, None] for of in (np.mean, np.std))
+    resized = torch.stack([resize(torch.from_numpy(image), size_px, size_px) for image in images_BCHW])
+    with torch.inference_mode():
+        found: Any = open_backbone(spec, bands, size_px).encoder.features(((resized - mean) / std).float())
+    return np.asarray(found.numpy(), np.float32)
+
+
+@pytest.mark.parametrize("kind", ["file", "timm:test_resnet@random", "torchvision:mobilenet_v3_small@random"])
+def test_any_encoder_sees_scenes_and_manifests_standardised_by_themselves(
+    kind: str, small_manifest: Path, tmp_path: Path
+) -> None:
+    spec = kind
+    if kind == "file":
+        spec = str(tmp_path / "vit.pth")
+        torch.save(timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=0).state_dict(), spec)
+    scene, wanted = write_scene(tmp_path / "scene.tif", 64, 64), Wanted(size_px=64)
+    done = embed_scene(spec, scene, tmp_path / "tiles.parquet", wanted=wanted)
+    with rasterio.open(scene) as source:
+        expected = own_features(spec, ("red", "nir"), source.read()[None], 64)
+    _, vectors, about = read(tmp_path / "tiles.parquet")
+    assert np.allclose(vectors, expected, atol=2e-4) and about["bands"] == ["red", "nir"]
+    assert any("these images" in note for note in done.notes)
+    assert any("a window is one cell" in note for note in done.notes) == kind.startswith("torchvision")
+
+    bands = ("nir", "red")
+    embed_manifest(spec, small_manifest, tmp_path / "v.parquet", wanted=Wanted(bands, 32), workers=0)
+    images = from_table(manifest.read(small_manifest), bands)
+    pixels = np.stack([images.read(row).array for row in range(len(images))])
+    assert np.allclose(read(tmp_path / "v.parquet")[1], own_features(spec, bands, pixels, 32), atol=2e-4)
+
+
+def test_a_large_scene_is_measured_by_windows_all_over_it(tmp_path: Path) -> None:
+    scene = open_scene(write_scene(tmp_path / "scene.tif", 200, 90), None)
+    images = scene.images(side_px=8)
+    assert images.bands == ("red", "nir") and len(images) == 16 * 12
+    x, y, width, height = images.windows.T
+    assert x.min() == y.min() == 0 and (x + width).max() == 90 and (y + height).max() == 200
+    small = open_scene(tmp_path / "scene.tif", ("nir",)).images(side_px=100)
+    covered = np.zeros((200, 90), bool)
+    for left, top, wide, high in small.windows:
+        covered[top : top + high, left : left + wide] = True
+    assert covered.all() and small.bands == ("nir",)
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 5])
@@ -140,7 +195,8 @@ def test_squares_are_means_over_cells_with_data(group: int) -> None:
         ({"window": 18}, "--window: 18 px is no multiple of the 4 patches.*try 16"),
         ({"overlap": 1.5}, "--overlap"),
         ({"cell": 0}, "--cell"),
-        ({"bands": ("red", "swir")}, "no band swir"),
+        ({"wanted": Wanted(bands=("red", "swir"))}, "no band swir"),
+        ({"wanted": Wanted(size_px=32)}, "trained with; leave out --size-px: of other"),
     ],
 )
 def test_mistakes_are_named(run: Path, tmp_path: Path, how: dict[str, Any], words: str) -> None:
@@ -149,3 +205,22 @@ def test_mistakes_are_named(run: Path, tmp_path: Path, how: dict[str, Any], word
         embed_scene(run, scene, tmp_path / "out.tif", **how)
     with pytest.raises(UserError, match="ends in"):
         embed_scene(run, scene, tmp_path / "out.png")
+    (tmp_path / "model.safetensors").touch()
+    for text, words in (
+        ("{", "is damaged"),
+        ('{"terrasieve": {"bands": ["red"]}}', "it lacks size_px, mean, std, arch"),
+    ):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=words):
+            embed_scene(tmp_path, scene, tmp_path / "out.tif")
+
+
+def test_the_command_takes_any_encoder_and_says_how_it_sees_the_images(tmp_path: Path, small_manifest: Path) -> None:
+    scene, out = write_scene(tmp_path / "scene.tif", 40, 40), str(tmp_path / "v.parquet")
+    given = ["embed", "timm:test_resnet@random", "--bands", "nir", "--size-px", "32", "-o", out]
+    for images in (scene, small_manifest):
+        result = CliRunner().invoke(app, [*given, str(images)])
+        assert result.exit_code == 0 and "images of 32 x 32 px" in result.output, result.output
+        assert read(Path(out))[2]["bands"] == ["nir"]
+    result = CliRunner().invoke(app, [*given, str(small_manifest), "--window", "32"])
+    assert isinstance(result.exception, UserError) and "--window is for a scene" in str(result.exception)

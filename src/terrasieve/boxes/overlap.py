@@ -69,6 +69,32 @@ def iou(a_N5: Tensor, b_M5: Tensor) -> Tensor:
     return result
 
 
+def common_area_upright(a_N4: Tensor, b_M4: Tensor) -> Tensor:
+    """Return the area common to all pairs of horizontal boxes: (N, 4) and (M, 4) -> (N, M)."""
+    low, high = torch.maximum(a_N4[:, None, :2], b_M4[:, :2]), torch.minimum(a_N4[:, None, 2:], b_M4[:, 2:])
+    return (high - low).clamp_min(0).prod(-1)
+
+
+def covered(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the largest share of each box's own area that one of ``others`` covers: (N,), 0 without others.
+
+    Args:
+        boxes: (N, 4) horizontal or (N, 5) oriented.
+        others: (M, 4) or (M, 5), likewise.
+    """
+    largest = boxes.new_zeros(len(boxes))
+    rows = max(1, CHUNK_PAIRS // max(len(others), 1))
+    for start in range(0, len(boxes) if len(others) else 0, rows):
+        part = boxes[start : start + rows]
+        if part.shape[1] == 4:
+            own, common = (part[:, 2:] - part[:, :2]).clamp_min(0).prod(-1), common_area_upright(part, others)
+        else:
+            own, common = areas(part), common_area(part[:, None], others).to(part.dtype)
+        most = common.amax(1)
+        largest[start : start + rows] = torch.where(own > 0, most / own, 0.0)
+    return largest
+
+
 def _edges(half: Tensor, x: Tensor, y: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Return starts and directions of the four edges, one way around, of a box at x, y, turned: (..., 4, 2) each."""
     u, v = half.unbind(-1)

@@ -97,14 +97,14 @@ def judge_groups(
         Of each image the comparison that decided: a duplicate's with the one that stays, else the likest one.
     """
     out = Judged.empty(len(phash))
-    _groups(ends, phash, thumbs.reshape(-1, SIDE**2), apart, turning(), _numbers(settings), *out)
+    _groups(ends, phash, thumbs.reshape(-1, SIDE**2), apart, turning(), _numbers(settings), out)
     return out
 
 
 def judge_pairs(phash: np.ndarray, thumbs: np.ndarray, a: np.ndarray, b: np.ndarray, settings: JudgeSettings) -> Judged:
     """Compare pairs (m,) of positions in ``phash`` (n, 8) and ``thumbs`` (n, 32, 32)."""
     out = Judged.empty(len(a))
-    _pairs(a, b, phash, thumbs.reshape(-1, SIDE**2), turning(), _numbers(settings), *out)
+    _pairs(a, b, phash, thumbs.reshape(-1, SIDE**2), turning(), _numbers(settings), out)
     return out
 
 
@@ -161,6 +161,15 @@ def _compare(
 
 
 @numba.njit(cache=True, nogil=True)
+def _keep_if_better(out: Judged, n: int, other: int, verdict: int, bits: int, turn: int, correlation: float) -> None:
+    """Write a comparison of image or pair ``n`` over a worse one."""
+    before = out.verdict[n]
+    if before == 0 or verdict < before or (verdict == before and correlation > out.correlation[n]):
+        out.other[n], out.verdict[n], out.distance[n] = other, verdict, bits
+        out.orientation[n], out.correlation[n] = turn, correlation
+
+
+@numba.njit(cache=True, nogil=True)
 def _groups(
     ends: np.ndarray,
     phash: np.ndarray,
@@ -168,11 +177,7 @@ def _groups(
     apart: np.ndarray,
     orders: np.ndarray,
     limits: np.ndarray,
-    other: np.ndarray,
-    verdict: np.ndarray,
-    distance: np.ndarray,
-    orientation: np.ndarray,
-    correlation: np.ndarray,
+    out: Judged,
 ) -> None:
     most, turns, start = int(limits[0]), int(limits[1]), 0
     space = np.empty((2, SIDE * SIDE), np.float32)
@@ -190,15 +195,12 @@ def _groups(
                     a, turn = near[bits, k]
                     pair = a * len(phash) + m
                     at = np.searchsorted(apart, pair)
-                    if verdict[m] == 1 or (at < len(apart) and apart[at] == pair):
+                    if out.verdict[m] == 1 or (at < len(apart) and apart[at] == pair):
                         continue
                     found, agrees = _compare(thumbs[a], thumbs[m], bits, orders, turn, limits, space)
-                    better = verdict[m] == 0 or found < verdict[m] or (found == verdict[m] and agrees > correlation[m])
-                    if better:
-                        other[m], verdict[m], distance[m] = a, found, bits
-                        orientation[m], correlation[m] = turn, agrees
+                    _keep_if_better(out, m, a, found, bits, turn, agrees)
                 left -= min(filled[bits], left)
-            if verdict[m] != 1:
+            if out.verdict[m] != 1:
                 kept[count], own[count] = m, phash[m, 0]
                 count += 1
         start = end
@@ -233,11 +235,7 @@ def _pairs(
     thumbs: np.ndarray,
     orders: np.ndarray,
     limits: np.ndarray,
-    other: np.ndarray,
-    verdict: np.ndarray,
-    distance: np.ndarray,
-    orientation: np.ndarray,
-    correlation: np.ndarray,
+    out: Judged,
 ) -> None:
     space = np.empty((2, SIDE * SIDE), np.float32)
     for n in range(len(first)):
@@ -248,6 +246,4 @@ def _pairs(
         for turn in range(int(limits[1])):
             if ones(phash[a, 0] ^ phash[b, turn]) == nearest:
                 found, agrees = _compare(thumbs[a], thumbs[b], nearest, orders, turn, limits, space)
-                if verdict[n] == 0 or found < verdict[n] or (found == verdict[n] and agrees > correlation[n]):
-                    other[n], verdict[n], distance[n] = a, found, nearest
-                    orientation[n], correlation[n] = turn, agrees
+                _keep_if_better(out, n, a, found, nearest, turn, agrees)

@@ -15,7 +15,7 @@ from terrasieve.data.batches import Batches, PlacedBatches, shuffles
 from terrasieve.data.images import Images
 from terrasieve.data.loader import StepSampler, placed_batches
 from terrasieve.data.places import unit_vectors
-from terrasieve.data.regions import EARTH_RADIUS_KM
+from terrasieve.imagery.sphere import EARTH_RADIUS_KM
 
 LOOKED_AT = 20  # batches
 COMPARED = 1024  # images of a batch, each with all others

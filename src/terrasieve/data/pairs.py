@@ -7,6 +7,7 @@ one large scene does not make every query large. Source: METHODS.md, section 4; 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Literal, NamedTuple, get_args
 
@@ -15,7 +16,8 @@ from pydantic import Field
 from scipy.spatial import cKDTree
 
 from terrasieve import keyed
-from terrasieve.data.places import EARTH_RADIUS_M, Places, unit_vectors
+from terrasieve.data.places import Places, unit_vectors
+from terrasieve.imagery.sphere import EARTH_RADIUS_M
 from terrasieve.section import Section
 
 Kind = Literal["same_place", "overlap", "adjacent", "near", "site", "alone"]
@@ -82,6 +84,14 @@ class Kin(NamedTuple):
     boxes_K4: np.ndarray
 
 
+class _Around(NamedTuple):
+    """An image's neighbours by kind, rows ascending; all that came into question; (1 + k, 4) boxes, its own first."""
+
+    of_kind: dict[Kind, np.ndarray]
+    others: np.ndarray | None
+    boxes: np.ndarray | None
+
+
 class Neighbours:
     """The index of a manifest's images."""
 
@@ -110,48 +120,52 @@ class Neighbours:
 
     def of(self, row: int) -> dict[Kind, np.ndarray]:
         """Return an image's neighbours by kind, rows ascending; only kinds that are drawn and that it has."""
+        found = {kind: rows[rows != row] for kind, rows in self._around(row).of_kind.items()}
+        return {kind: rows for kind, rows in found.items() if len(rows)}
+
+    def _around(self, row: int) -> _Around:
+        """Find an image's neighbours; of a site, which may be of millions, as a view with the image itself."""
         if not self._placed[row]:
             start, stop = np.searchsorted(self._sites, [self.places.site[row], self.places.site[row] + 1])
-            others = self._by_site[start:stop]
-            found: dict[Kind, np.ndarray] = {"site": others[others != row]}
-        else:
-            found = self._around(row)
-        return {kind: rows for kind, rows in found.items() if kind in self.settings.kinds and len(rows)}
-
-    def _around(self, row: int) -> dict[Kind, np.ndarray]:
+            found: dict[Kind, np.ndarray] = {"site": self._by_site[start:stop]}
+            return _Around({kind: rows for kind, rows in found.items() if kind in self.settings.kinds}, None, None)
         wanted, own_m = self.settings, float(self.places.radius_m[row])
         apart_m = 2 * own_m * wanted.gap if "adjacent" in wanted.kinds else 0.0
-        parts = []
+        own_3, parts = unit_vectors(self.places.centre[row]), []
         for tree, rows, largest_m in self._trees:
             reach_m = own_m + largest_m + apart_m + 1
             reach_m = max(reach_m, 1000 * wanted.max_km) if "near" in wanted.kinds else reach_m
-            chord = 2 * np.sin(min(reach_m / EARTH_RADIUS_M, np.pi) / 2)
-            parts.append(rows[tree.query_ball_point(unit_vectors(self.places.centre[row]), chord * 1.01)])
+            chord = 2 * math.sin(min(reach_m / EARTH_RADIUS_M, math.pi) / 2)
+            parts.append(rows[tree.query_ball_point(own_3, chord * 1.01)])
         others = np.sort(np.concatenate(parts))
         others = others[others != row]
-        kinds = self._kinds(row, others)
-        return {kind: others[kinds == number] for number, kind in enumerate(KINDS)}
+        boxes = self.places.boxes(np.concatenate([[row], others]), row)
+        kinds = self._kinds(row, others, boxes)
+        of_kind: dict[Kind, np.ndarray] = {
+            kind: others[kinds == number] for number, kind in enumerate(KINDS) if kind in wanted.kinds
+        }
+        return _Around(of_kind, others, boxes)
 
-    def _kinds(self, row: int, others: np.ndarray) -> np.ndarray:
-        """Return each candidate's kind, a number into ``KINDS``, -1 for none."""
+    def _kinds(self, row: int, others: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Return each candidate's kind, a number into ``KINDS``, -1 for none; ``boxes`` begin with the anchor's."""
         wanted = self.settings
         kinds = np.full(len(others), -1)
-        boxes = self.places.boxes(np.r_[row, others], row)
         iou, gap = iou_and_gap(boxes[0], boxes[1:])
-        side = max(boxes[0, 2] - boxes[0, 0], boxes[0, 1] - boxes[0, 3])
-        chord = np.linalg.norm(self._vectors(others) - self._vectors(np.array([row])), axis=1)
-        apart_km = 2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M / 1000
-        days = np.abs(self.places.time[others] - self.places.time[row]) / 86_400
-        other_date = ~(days < wanted.min_days)  # an unknown date counts as another one
-        rules = {
-            "near": apart_km <= wanted.max_km,
-            "adjacent": (iou == 0) & (gap <= wanted.gap * side + 1e-6 * max(side, 1)),
-            "overlap": (iou >= wanted.iou[0]) & (iou <= wanted.iou[1]) & (iou > 0) & (iou < wanted.same_iou),
-            "same_place": (iou >= wanted.same_iou) & other_date,
-        }
-        for kind, fits in rules.items():  # the most particular one last
-            if kind in wanted.kinds:
-                kinds[fits & np.isfinite(iou)] = KINDS.index(kind)
+        known = np.isfinite(iou)
+        if "near" in wanted.kinds:  # the most particular kind is written last
+            chord = np.linalg.norm(self._vectors(others) - unit_vectors(self.places.centre[row]), axis=1)
+            apart_km = 2 * np.arcsin(np.minimum(chord / 2, 1)) * EARTH_RADIUS_M / 1000
+            kinds[known & (apart_km <= wanted.max_km)] = KINDS.index("near")
+        if "adjacent" in wanted.kinds:
+            side = max(boxes[0, 2] - boxes[0, 0], boxes[0, 1] - boxes[0, 3])
+            kinds[known & (iou == 0) & (gap <= wanted.gap * side + 1e-6 * max(side, 1))] = KINDS.index("adjacent")
+        if "overlap" in wanted.kinds:
+            within = (iou >= wanted.iou[0]) & (iou <= wanted.iou[1]) & (iou > 0) & (iou < wanted.same_iou)
+            kinds[within] = KINDS.index("overlap")
+        if "same_place" in wanted.kinds:
+            days = np.abs(self.places.time[others] - self.places.time[row]) / 86_400
+            other_date = ~(days < wanted.min_days)  # an unknown date counts as another one
+            kinds[(iou >= wanted.same_iou) & other_date] = KINDS.index("same_place")
         return kinds
 
     def draw(self, row: int, epoch: int) -> Pair:
@@ -161,21 +175,25 @@ class Neighbours:
 
     def draw_several(self, row: int, epoch: int, count: int) -> Kin:
         """Draw ``count`` neighbours as ``draw`` does, none twice unless there are too few."""
-        found = self.of(row)
+        around = self._around(row)
         draw = keyed.numpy_generator(self.seed, "pair", epoch, row)
         rows, kinds = [row], list[Kind]()
         for _ in range(count):
-            left = {kind: others[~np.isin(others, rows)] for kind, others in found.items()} if len(rows) > 1 else found
-            left = {kind: others for kind, others in left.items() if len(others)} or found
-            kinds.append(list(left)[int(draw.integers(len(left)))] if left else "alone")
-            others = left[kinds[-1]] if left else np.array([row])
-            rows.append(int(others[int(draw.integers(len(others)))]) if left else row)
-        return Kin(rows, kinds, self._boxes(rows))
-
-    def _boxes(self, rows: list[int]) -> np.ndarray:
-        boxes = self.places.boxes(np.array(rows), rows[0])
-        flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 1] <= boxes[:, 3]) | ~np.isfinite(boxes).all(axis=1)
-        return np.tile([0.0, 1.0, 1.0, 0.0], (len(rows), 1)) if flat.any() else boxes
+            for shunned in (rows, [row]):
+                taken = {kind: _positions(shunned, others) for kind, others in around.of_kind.items()}
+                left = [kind for kind, others in around.of_kind.items() if len(others) > len(taken[kind])]
+                if left:
+                    break
+            else:
+                rows, kinds = [*rows, row], [*kinds, "alone"]
+                continue
+            kind = left[int(draw.integers(len(left)))]
+            others = around.of_kind[kind]
+            chosen = int(draw.integers(len(others) - len(taken[kind])))
+            for position in taken[kind]:
+                chosen += chosen >= position
+            rows, kinds = [*rows, int(others[chosen])], [*kinds, kind]
+        return Kin(rows, kinds, _boxes(around, rows))
 
     def census(self, rows: np.ndarray) -> Counter[str]:
         """Count images by the kinds of neighbours that they have ("alone" = none), for a note before training."""
@@ -183,6 +201,23 @@ class Neighbours:
         for row in rows.tolist():
             counts.update(list(self.of(row)) or ["alone"])
         return counts
+
+
+def _positions(rows: list[int], others: np.ndarray) -> list[int]:
+    """Return where those of ``rows`` that are among ``others``, ascending, stand there, ascending."""
+    at = np.searchsorted(others, rows).tolist()
+    return sorted({place for row, place in zip(rows, at, strict=True) if place < len(others) and others[place] == row})
+
+
+def _boxes(around: _Around, rows: list[int]) -> np.ndarray:
+    """Return the boxes of drawn rows, the anchor's first: (K, 4), all (0, 1, 1, 0) where one is not known or flat."""
+    nowhere = np.tile([0.0, 1.0, 1.0, 0.0], (len(rows), 1))
+    if around.others is None or around.boxes is None:
+        return nowhere
+    at = [0 if row == rows[0] else 1 + int(np.searchsorted(around.others, row)) for row in rows]
+    boxes = around.boxes[at]
+    flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 1] <= boxes[:, 3]) | ~np.isfinite(boxes).all(axis=1)
+    return nowhere if flat.any() else boxes
 
 
 def iou_and_gap(anchor: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from terrasieve.errors import UserError
+from terrasieve.imagery.sphere import EARTH_RADIUS_M
 
 if TYPE_CHECKING:
     from pyproj import Transformer
 
-EARTH_RADIUS_M = 6371008.8
 _CHUNK = 1 << 16  # images at a time, so that what is in between stays small
 _POLYGON = 3  # shapely's number of the type
 _READ = ["id", "uri", "geometry", "lon", "lat", "crs", "gsd_m", "width", "height", "datetime"]

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from terrasieve.data.places import EARTH_RADIUS_M, unit_vectors
+from terrasieve.data.places import unit_vectors
+from terrasieve.imagery.sphere import EARTH_RADIUS_KM
 
-EARTH_RADIUS_KM = EARTH_RADIUS_M / 1000
 _CELLS_ACROSS = 8  # of a region's radius: at its border whole cells are left out
 _LISTED = 4096  # images of a region that are listed one by one; from larger ones rows are drawn until they suffice
 _ROUNDS = 32

@@ -7,6 +7,7 @@ also its ``neighbours``. Everything random about it is keyed by (seed, epoch, in
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -147,7 +148,6 @@ def collate(samples: list[Sample]) -> Batch:
     """Lay samples side by side."""
     known = {name: [s[name] for s in samples] for name in TRUTH if samples[0][name] is not None}
     lon, lat, time = (torch.tensor([s[name] for s in samples], dtype=torch.float64) for name in ("lon", "lat", "time"))
-    objects, numbers = _objects([sample["objects"] for sample in samples])
     return Batch(
         image=torch.stack([sample["image"] for sample in samples]),
         lon=lon,
@@ -158,21 +158,23 @@ def collate(samples: list[Sample]) -> Batch:
         label=torch.stack(known["label"]) if "label" in known else None,
         mask=torch.stack(known["mask"]) if "mask" in known else None,
         redundancy=torch.stack([grid.flatten() for grid in known["redundancy"]]) if "redundancy" in known else None,
-        objects=objects,
-        object_classes=numbers,
         skipped=tuple(skip for sample in samples for skip in sample["skipped"]),
+        **_objects([sample["objects"] for sample in samples]),
         **(_neighbours(samples) if "neighbours" in samples[0] else {}),
     )
 
 
-def _objects(found: list[Found | None]) -> tuple[Tensor | None, Tensor | None]:
+def _objects(found: list[Found | None]) -> dict[str, Any]:
     """Lay objects side by side, filled up to the largest number of an image; see ``Batch``."""
     own = [objects for objects in found if objects is not None]
     if not own:
-        return None, None
-    fill = nn.utils.rnn.pad_sequence
-    numbers = fill([objects.numbers for objects in own], batch_first=True, padding_value=-1)
-    return fill([objects.polygons for objects in own], batch_first=True), numbers
+        return {}
+    fill = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+    return {
+        "objects": fill([objects.polygons for objects in own]),
+        "object_classes": fill([objects.numbers for objects in own], padding_value=-1),
+        "object_difficult": fill([objects.difficult for objects in own]),
+    }
 
 
 def _valid(samples: list[Sample]) -> Tensor | None:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from terrasieve.boxes.overlap import areas, iou
+from terrasieve.boxes.overlap import areas, common_area_upright, iou
 
 COUNTED, DIFFICULT, CROWD = 0, 1, 2  # flags of objects: neither a hit nor a miss of the latter two counts
 MOST = 100  # detections of an image, over all classes, that are looked at: COCO's
@@ -87,8 +87,7 @@ def match(
             own = torch.nonzero(true.classes == number)[:, 0]
             flags = true.values[own].numpy()
             overlaps = overlap(said.boxes[rows], true.boxes[own], true.values[own] == CROWD).numpy()
-            judge = _by_coco if rule == "coco" else _by_voc
-            kept[number].append((image, said.values[rows], judge(overlaps, flags, limits)))
+            kept[number].append((image, said.values[rows], _judged(overlaps, flags, limits, rule == "coco")))
     return [_joined(parts, own_n, len(limits)) for parts, own_n in zip(kept, positives, strict=True)]
 
 
@@ -111,8 +110,7 @@ def overlap(found: Tensor, true: Tensor, crowd_G: Tensor) -> Tensor:
         common = both / (1 + both) * (areas(found)[:, None] + areas(true))
         own = areas(found)
     else:
-        low, high = torch.maximum(found[:, None, :2], true[:, :2]), torch.minimum(found[:, None, 2:], true[:, 2:])
-        common = (high - low).clamp_min(0).prod(-1)
+        common = common_area_upright(found, true)
         own, other = ((boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(-1) for boxes in (found, true))
         union = own[:, None] + other - common
         both = torch.where(union > 0, common / union, 0.0)
@@ -153,46 +151,43 @@ def _averaged(matches: Matches, threshold: int, weights_Rn: Tensor, points: int 
 
 
 @numba.njit(cache=True, nogil=True)
-def _by_coco(
-    overlaps: NDArray[np.float64], flags: NDArray[np.int64], thresholds: NDArray[np.float64]
+def _judged(
+    overlaps: NDArray[np.float64], flags: NDArray[np.int64], thresholds: NDArray[np.float64], coco: bool
 ) -> NDArray[np.int8]:
     """Judge detections, best first: 1 right, 0 wrong, -1 ignored, (T, P)."""
     verdict = np.zeros((len(thresholds), overlaps.shape[0]), np.int8)
     for t in range(len(thresholds)):
         taken = np.zeros(len(flags), np.bool_)
         for d in range(overlaps.shape[0]):
-            best, most = -1, min(thresholds[t], 1 - 1e-10)
-            for ignored in (False, True):  # an object that counts goes before any that does not
-                if best >= 0:
-                    break
-                for g in range(len(flags)):
-                    if (flags[g] != 0) != ignored or (taken[g] and flags[g] != 2) or overlaps[d, g] < most:
-                        continue
-                    best, most = g, overlaps[d, g]
+            own = overlaps[d]
+            best = _by_coco(own, flags, thresholds[t], taken) if coco else _by_voc(own, thresholds[t])
             if best >= 0:
+                verdict[t, d] = -1 if flags[best] else int(not taken[best])
                 taken[best] = True
-                verdict[t, d] = -1 if flags[best] else 1
     return verdict
 
 
 @numba.njit(cache=True, nogil=True)
-def _by_voc(
-    overlaps: NDArray[np.float64], flags: NDArray[np.int64], thresholds: NDArray[np.float64]
-) -> NDArray[np.int8]:
-    """Judge detections, best first: 1 right, 0 wrong, -1 ignored, (T, P)."""
-    verdict = np.zeros((len(thresholds), overlaps.shape[0]), np.int8)
-    for t in range(len(thresholds)):
-        taken = np.zeros(len(flags), np.bool_)
-        for d in range(overlaps.shape[0]):
-            best = -1
-            for g in range(len(flags)):
-                if best < 0 or overlaps[d, g] > overlaps[d, best]:
-                    best = g
-            if best < 0 or not overlaps[d, best] > thresholds[t]:
+def _by_coco(
+    overlaps: NDArray[np.float64], flags: NDArray[np.int64], threshold: float, taken: NDArray[np.bool_]
+) -> int:
+    """Return the object that a detection finds, the likest that no better one has found; -1 = none."""
+    best, most = -1, min(threshold, 1 - 1e-10)
+    for ignored in (False, True):  # an object that counts goes before any that does not
+        if best >= 0:
+            break
+        for g in range(len(flags)):
+            if (flags[g] != 0) != ignored or (taken[g] and flags[g] != 2) or overlaps[g] < most:
                 continue
-            if flags[best] != 0:
-                verdict[t, d] = -1
-            elif not taken[best]:
-                taken[best] = True
-                verdict[t, d] = 1
-    return verdict
+            best, most = g, overlaps[g]
+    return best
+
+
+@numba.njit(cache=True, nogil=True)
+def _by_voc(overlaps: NDArray[np.float64], threshold: float) -> int:
+    """Return the object that a detection finds, the likest of all; -1 = none."""
+    best = -1
+    for g in range(len(overlaps)):
+        if best < 0 or overlaps[g] > overlaps[best]:
+            best = g
+    return best if best >= 0 and overlaps[best] > threshold else -1

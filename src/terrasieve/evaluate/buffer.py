@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from terrasieve.data.places import Places, unit_vectors
-from terrasieve.imagery.geo import EARTH_RADIUS_KM
+from terrasieve.imagery.sphere import EARTH_RADIUS_KM
 
 SAME_KM = 1e-3  # places no farther apart are the same
 SHARED = 0.01  # of the smaller outline: more is the same ground, less is the edge of a grid

@@ -2,7 +2,7 @@
 
 After a method's ``predict``; its scores are ``protocol.Score`` like all others. Every metric is made of confusion
 matrices: one per image, counted on the device; a bootstrap resample weighs the images, so a thousand resamples are one
-matrix product. Pixels of an image depend on each other, therefore images are drawn, never pixels.
+matrix product.
 
 Shapes: n test images, C classes (true ones in rows, predicted ones in columns), R weightings of the images.
 """
@@ -10,15 +10,14 @@ Shapes: n test images, C classes (true ones in rows, predicted ones in columns),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from terrasieve.errors import UserError
-from terrasieve.evaluate.metrics import Counts, by_support, f1, jaccard, resample_counts, with_intervals
+from terrasieve.evaluate.metrics import Counts, by_support, f1, jaccard
 from terrasieve.evaluate.protocol import Score
-from terrasieve.keyed import numpy_generator
+from terrasieve.evaluate.resampled import Made, scored
 
 
 def confusion(predicted_BHW: Tensor, truth_BHW: Tensor, classes: int) -> Tensor:
@@ -81,28 +80,13 @@ def values(matrices_nCC: Tensor, classes: Sequence[str] = ()) -> dict[str, float
     return {name: float(value_R[0]) for name, value_R in found.items()}
 
 
-def score(
-    matrices_nCC: Tensor,
-    classes: Sequence[str],
-    name: str,
-    protocol: str,
-    seed: int,
-    about: dict[str, Any],
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-) -> list[Score]:
+def score(matrices_nCC: Tensor, classes: Sequence[str], made: Made) -> list[Score]:
     """Score a segmentation of test images by every metric, with percentile bootstrap intervals over the images.
 
     Args:
         matrices_nCC: confusion of each image, (n, C, C).
         classes: names of the classes.
-        name: of the method.
-        protocol: how it was trained.
-        seed: of the resamples; methods scored with the same one on the same images see the same resamples.
-        about: what the figures were made with; JSON values.
-        resamples: how many times n images are drawn with replacement.
-        confidence: mass of the interval.
+        made: by which method, and how the intervals are made.
 
     Returns:
         A score per metric, and per class that the test images or their predictions hold (``iou/NAME``).
@@ -114,10 +98,11 @@ def score(
     n, C = matrices.shape[:2]
     if not matrices.any():
         raise UserError(f"{n} test images have no pixel that is scored; look at their masks and at task.masks.ignore.")
-    weights_Rn = resample_counts(numpy_generator(seed, "bootstrap", n), resamples, n)
-    drawn = _values((weights_Rn @ matrices.flatten(1)).view(-1, C, C), classes)
-    intervals = with_intervals(values(matrices_nCC, classes), drawn, confidence)
-    return [Score(name, protocol, metric, point, low, high, n, about) for metric, point, low, high in intervals]
+
+    def weighted(weights_Rn: Tensor) -> dict[str, Tensor]:
+        return _values((weights_Rn @ matrices.flatten(1)).view(-1, C, C), classes)
+
+    return scored(values(matrices_nCC, classes), weighted, n, made)
 
 
 def _values(matrices_RCC: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:

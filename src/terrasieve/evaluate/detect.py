@@ -1,13 +1,11 @@
 """Detection scores: how well the objects of a test set are found, with bootstrap intervals over its images.
 
 After a method's ``predict``; its scores are ``protocol.Score`` like all others, horizontal and oriented boxes alike.
-Objects of an image depend on each other, therefore images are drawn, never objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +14,8 @@ from torch import Tensor
 from terrasieve.boxes.oriented import bounds, from_polygons
 from terrasieve.errors import UserError
 from terrasieve.evaluate.average_precision import COUNTED, DIFFICULT, Matches, Objects, Rule, average_precision, match
-from terrasieve.evaluate.metrics import resample_counts, with_intervals
 from terrasieve.evaluate.protocol import Score
-from terrasieve.keyed import numpy_generator
+from terrasieve.evaluate.resampled import Made, scored
 
 THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 # Name -> rule of matching, which of the thresholds, points of recall.
@@ -68,28 +65,13 @@ def values(found: Matched, classes: Sequence[str] = ()) -> dict[str, float]:
     return {name: float(value_R[0]) for name, value_R in drawn.items()}
 
 
-def score(
-    found: Matched,
-    classes: Sequence[str],
-    name: str,
-    protocol: str,
-    seed: int,
-    about: dict[str, Any],
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-) -> list[Score]:
+def score(found: Matched, classes: Sequence[str], made: Made) -> list[Score]:
     """Score the detections in test images by every metric, with percentile bootstrap intervals over the images.
 
     Args:
         found: see :func:`matched`.
         classes: names of the classes.
-        name: of the method.
-        protocol: how it was trained.
-        seed: of the resamples; methods scored with the same one on the same images see the same resamples.
-        about: what the figures were made with; JSON values.
-        resamples: how many times n images are drawn with replacement.
-        confidence: mass of the interval.
+        made: by which method, and how the intervals are made.
 
     Returns:
         A score per metric, and per class that the test images hold (``ap50/NAME``).
@@ -101,9 +83,7 @@ def score(
     points = values(found, classes)
     if np.isnan(points["ap50"]):
         raise UserError(f"{n} test images have no object that is counted; look at task.boxes and the split.")
-    drawn = _values(found, resample_counts(numpy_generator(seed, "bootstrap", n), resamples, n), classes)
-    intervals = with_intervals(points, drawn, confidence)
-    return [Score(name, protocol, metric, point, low, high, n, about) for metric, point, low, high in intervals]
+    return scored(points, lambda weights_Rn: _values(found, weights_Rn, classes), n, made)
 
 
 def _images(found: Matched) -> int:

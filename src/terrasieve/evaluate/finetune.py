@@ -21,6 +21,7 @@ from terrasieve.evaluate import dense, detect
 from terrasieve.evaluate.metrics import METRICS, Kind, bootstrap, value
 from terrasieve.evaluate.parts import Divided, Part
 from terrasieve.evaluate.protocol import FINE_TUNED, Score
+from terrasieve.evaluate.resampled import Made
 from terrasieve.methods import Adapter
 from terrasieve.train.distributed import gathered
 from terrasieve.train.state import State, evaluating
@@ -120,10 +121,10 @@ def score(state: State, task: Divided, batch_size: int, name: str, about: dict[s
         matrices = collected(
             state, part, batch_size, lambda b, logits: dense.confusion(logits.argmax(1), cast(Tensor, b.mask), classes)
         )
-        return dense.score(matrices, task.classes, name, FINE_TUNED, seed, about)
+        return dense.score(matrices, task.classes, Made(name, FINE_TUNED, seed, about))
     if task.kind == "detection":
         found_there = matched(state, part, batch_size, classes)
-        return detect.score(found_there, task.classes, name, FINE_TUNED, seed, about)
+        return detect.score(found_there, task.classes, Made(name, FINE_TUNED, seed, about))
     labels = cast(Tensor, part.truth.labels)
     scores = probabilities(collected(state, part, batch_size, lambda _, logits: logits), task.kind)
     found = []

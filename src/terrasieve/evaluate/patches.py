@@ -25,6 +25,7 @@ from terrasieve.errors import UserError
 from terrasieve.evaluate import dense
 from terrasieve.evaluate.knn import knn_scores
 from terrasieve.evaluate.protocol import TEMPERATURE, K, Score
+from terrasieve.evaluate.resampled import Made
 from terrasieve.keyed import numpy_generator
 from terrasieve.nn.backbones import AnyEncoder, TorchvisionEncoder
 from terrasieve.nn.encoder import Encoder
@@ -187,7 +188,7 @@ def score(
     found: list[Score] = []
     for name in patches.features:
         votes_PC = knn_scores(bank.features[name], shares_PC, queries.features[name], k=k, temperature=temperature)
-        found += dense.score(confusion(queries, votes_PC.argmax(1)), classes, name, "knn", seed, made_with)
+        found += dense.score(confusion(queries, votes_PC.argmax(1)), classes, Made(name, "knn", seed, made_with))
     return found
 
 

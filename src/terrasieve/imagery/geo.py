@@ -19,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
+from terrasieve.imagery.sphere import EARTH_RADIUS_KM
+
 Affine = tuple[float, float, float, float, float, float]
 
-EARTH_RADIUS_KM = 6371.0088
 _GEOD = Geod(ellps="WGS84")
 _STEPS = 32  # points per edge of a footprint that is not straight in degrees
 

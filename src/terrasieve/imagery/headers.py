@@ -232,6 +232,22 @@ def open_gdal(uri: str, kind: str) -> Any:
     return source
 
 
+def blocks_of(uri: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return width and height of a local file, and of what is decoded of it at once: all, unless it is a TIFF.
+
+    Raises:
+        UnreadableImage: as of :func:`header`.
+    """
+    with open_local(uri) as stream:
+        kind = formats.sniff(uri, stream.read(12))
+    if kind != "tiff":
+        found = header(uri)
+        return (found.width, found.height), (found.width, found.height)
+    with open_gdal(uri, kind) as source:
+        height, width = source.block_shapes[0]
+        return (source.width, source.height), (width, height)
+
+
 def last_words(error: BaseException) -> str:
     """Return what GDAL said first, which is what went wrong, on one line."""
     while error.__cause__ is not None:

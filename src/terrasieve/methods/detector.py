@@ -16,6 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from terrasieve import keyed
 from terrasieve.batch import Batch
+from terrasieve.boxes.overlap import covered
 from terrasieve.errors import UserError
 from terrasieve.methods.dropping import Dropping, DropSettings, kept_flags, kept_share
 from terrasieve.methods.reconstruction import draw_noise
@@ -48,6 +49,8 @@ class DetectorSettings(Section):
         most: detections of an image.
         least_score: detections with less are left out.
         overlap: a detection that overlaps a better one of its class by more is left out.
+        ignored: an anchor or proposal that a difficult object covers by this share of its own area or more is not
+            learnt from, neither as an object nor as background.
         classes: C, filled in from the task.
         class_weights: not for detectors.
     """
@@ -64,6 +67,7 @@ class DetectorSettings(Section):
     most: int = Field(default=100, ge=1)
     least_score: float = Field(default=0.05, ge=0, lt=1)
     overlap: float = Field(default=0.5, gt=0, lt=1)
+    ignored: float = Field(default=0.5, gt=0, le=1)
     classes: int = Field(default=0, ge=0)
     class_weights: tuple[float, ...] | None = None
 
@@ -161,6 +165,19 @@ class Detector(nn.Module):
 
     def _found(self, maps: list[Tensor]) -> Tensor:
         raise NotImplementedError
+
+
+def learnt(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Tell which objects a detector learns to find, and which are difficult: (B, M) bool each."""
+    assert batch.object_classes is not None, "a detector learns from boxes"
+    there = batch.object_classes >= 0
+    difficult = torch.zeros_like(there) if batch.object_difficult is None else there & batch.object_difficult
+    return there & ~difficult, difficult
+
+
+def without_covered(labels_A: Tensor, boxes: Tensor, difficult: Tensor, share: float) -> Tensor:
+    """Make candidates -1, neither positive nor negative, of whose own area a difficult object covers a share."""
+    return torch.where(covered(boxes, difficult) >= share, -1, labels_A)
 
 
 def padded(rows: list[Tensor], count: int, width: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Dropping redundant patches before the encoder: settings, and the module that chooses what is kept.
 
-Between a batch's patches and ``Encoder.encode_kept``; the supervised methods (``rvit``, ``rupernet``) own one, and the
-redundancy analysis scores with it. Source: Papazafeiropoulos et al. 2026, "Hide and Seek"; METHODS.md, section 7.
+Between a batch's patches and ``Encoder.encode_kept``; the supervised methods (``rvit`` and ``rupernet``, which share
+``Classifier``, and the detectors) own one, and the redundancy analysis scores with it. Source: Papazafeiropoulos et al.
+2026, "Hide and Seek"; METHODS.md, section 7.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from terrasieve.batch import Batch
 from terrasieve.errors import UserError
 from terrasieve.methods.reconstruction import draw_noise, share_valid
 from terrasieve.nn.encoder import Encoder
+from terrasieve.nn.patches import patchify
 from terrasieve.section import Section
 from terrasieve.sieve.dropping import budget_keep, calibrated, dynamic_keep, static_ids
 from terrasieve.sieve.ragged import Ragged, pack
@@ -164,3 +166,50 @@ def kept_share(kept: Tensor | Ragged | None, patches_BNP: Tensor) -> Tensor:
     every = patches_BNP.shape[0] * patches_BNP.shape[1]
     count = every if kept is None else len(kept.ids_T) if isinstance(kept, Ragged) else kept.numel()
     return torch.full((), count / every, device=patches_BNP.device)
+
+
+class Classifier(nn.Module):
+    """What ``rvit`` and ``rupernet`` are to the loop; a subclass has ``logits``, from kept patches to classes.
+
+    Attributes:
+        encoder: the backbone that is trained and exported.
+        weights_C: of the classes' losses.
+    """
+
+    views = 1
+    lr_scale = 1.0
+    weights_C: Tensor
+
+    def __init__(
+        self, encoder: Encoder, drop: DropSettings, classes: int, class_weights: tuple[float, ...] | None
+    ) -> None:
+        """Take an encoder before which patches are dropped."""
+        super().__init__()
+        self.encoder = encoder
+        self.dropping = Dropping(drop, encoder.patches)
+        self.register_buffer("weights_C", torch.tensor(class_weights or [1.0] * classes), persistent=False)
+
+    def keep(self, batch: Batch, patches_BNP: Tensor, generator: torch.Generator) -> Tensor | Ragged | None:
+        """Choose the patches that are encoded: ids (B, K), a ragged layout, or None for all."""
+        kept: Tensor | Ragged | None = self.dropping(self.encoder, batch, patches_BNP, generator)
+        return kept
+
+    def logits(self, patches_BNP: Tensor, kept: Tensor | Ragged | None, path_noise_BE: Tensor | None = None) -> Tensor:
+        """Encode the kept patches and classify: (B, C, ...) float32."""
+        raise NotImplementedError
+
+    def classified(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor | Ragged | None, Tensor]:
+        """Drop patches of normalised images and classify: all patches, what was kept, logits."""
+        patches_BNP = patchify(batch.image, self.encoder.patch_px)
+        kept = self.keep(batch, patches_BNP, generator)
+        path_noise_BE = None
+        if self.training and self.encoder.drop_path:
+            path_noise_BE = draw_noise(batch, generator, 2 * len(self.encoder.vit.blocks))
+        return patches_BNP, kept, self.logits(patches_BNP, kept, path_noise_BE)
+
+    def predict(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Classify normalised images, or their pixels: logits (B, C, ...) float32."""
+        return self.classified(batch, generator)[2]
+
+    def after_step(self, step: int) -> None:
+        """Do nothing: what dropping remembers, it updates as it drops."""

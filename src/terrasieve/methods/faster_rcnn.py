@@ -9,7 +9,7 @@ Detection", ECCV 2022. The loss is a mean over the sampled anchors and proposals
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,11 @@ from terrasieve.methods.detector import (
     DetectorSettings,
     anchors_of,
     images_of,
+    learnt,
     narrowed,
     padded,
     shown,
+    without_covered,
 )
 from terrasieve.methods.reconstruction import draw_noise
 from terrasieve.methods.sampled import Sampler
@@ -55,17 +57,18 @@ class FasterRCNN(Detector):
         """
         super().__init__(settings, encoder, seed)
         self.settings = settings
-        self.rpn = RegionProposalNetwork(
+        self.rpn = _Proposals(
             anchors_of(settings, self.trunk.strides),
             RPNHead(settings.width, len(settings.ratios)), 0.7, 0.3, settings.sampled[0], 0.5,
             {"training": 2 * settings.proposals, "testing": settings.proposals},
             {"training": settings.proposals, "testing": settings.proposals}, 0.7,
         )  # fmt: skip
-        self.roi = RoIHeads(
+        self.roi = _Head(
             _Upright(self.trunk.strides), TwoMLPHead(settings.width * SIDE**2, settings.hidden),
             FastRCNNPredictor(settings.hidden, settings.classes + 1), 0.5, 0.5, settings.sampled[1], 0.25, None,
             settings.least_score, settings.overlap, settings.most,
         )  # fmt: skip
+        self.rpn.ignored = self.roi.ignored = settings.ignored
         self.rpn.fg_bg_sampler = Sampler(settings.sampled[0], 0.5)
         self.roi.fg_bg_sampler = Sampler(settings.sampled[1], 0.25)
         initialise(self.rpn, seed, "rpn")
@@ -86,8 +89,8 @@ class FasterRCNN(Detector):
         assert batch.objects is not None and batch.object_classes is not None, "Faster R-CNN learns from boxes"
         boxes_BM4 = self._boxes(batch)
         targets = [
-            {"boxes": boxes[numbers >= 0], "labels": numbers[numbers >= 0] + 1}
-            for boxes, numbers in zip(boxes_BM4, batch.object_classes, strict=True)
+            {"boxes": boxes[sure], "labels": numbers[sure] + 1, "difficult": boxes[difficult]}
+            for boxes, numbers, sure, difficult in zip(boxes_BM4, batch.object_classes, *learnt(batch), strict=True)
         ]
         levels = self._levels(maps)
         anchors = sum(x.shape[-2] * x.shape[-1] for x in levels.values()) * len(self.settings.ratios)
@@ -97,7 +100,8 @@ class FasterRCNN(Detector):
         with torch.autocast(maps[0].device.type, enabled=False):
             proposals, losses = self.rpn(images_of(len(batch), maps[0], self.trunk.size_px), levels, targets)
             _, more = self.roi(levels, proposals, [self.trunk.size_px] * len(batch), targets)
-        parts = losses | more
+        parts = {name: self.rpn.fg_bg_sampler.mean(loss) for name, loss in losses.items()}
+        parts |= {name: self.roi.fg_bg_sampler.mean(loss) for name, loss in more.items()}
         return Output(sum((parts[name] for name in LOSSES), maps[0].new_zeros(())), metrics | _detached(parts))
 
     def _found(self, maps: list[Tensor]) -> Tensor:
@@ -118,6 +122,39 @@ class FasterRCNN(Detector):
     def _levels(self, maps: list[Tensor]) -> dict[str, Tensor]:
         coarser = nn.functional.max_pool2d(maps[-1], 1, 2)
         return {str(level): map_ for level, map_ in enumerate([*maps, coarser])}
+
+
+class _Proposals(RegionProposalNetwork):  # type: ignore[misc]
+    """torchvision's, but it does not learn from anchors that a difficult object covers."""
+
+    ignored: float
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        both = zip(labels, anchors, targets, strict=True)
+        return [without_covered(label, own, true["difficult"], self.ignored) for label, own, true in both], boxes
+
+
+class _Head(RoIHeads):  # type: ignore[misc]
+    """torchvision's, but it does not learn from proposals that a difficult object covers; true boxes it learns from."""
+
+    ignored: float
+    difficult: list[Tensor]
+
+    def select_training_samples(self, proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> Any:
+        self.difficult = [true["difficult"] for true in targets]
+        return super().select_training_samples(proposals, targets)
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        matches, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        for label, own, true, difficult in zip(labels, proposals, gt_boxes, self.difficult, strict=True):
+            count = len(own) - len(true)  # true boxes stand last
+            label[:count] = without_covered(label[:count], own[:count], difficult, self.ignored)
+        return matches, labels
 
 
 class _Upright(nn.Module):

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from terrasieve.imagery.sphere import EARTH_RADIUS_KM
 from terrasieve.methods.gather import gather_rows, process, processes
 from terrasieve.methods.ranks import hard_rank, soft_rank
 
-EARTH_RADIUS_KM = 6371.0088
 _APART = 1e9  # in units of ranks: what is left out is ranked behind everything else, and never pooled with it
 
 

@@ -24,6 +24,7 @@ from terrasieve.methods.detector import (
     DetectorSettings,
     anchors_of,
     images_of,
+    learnt,
     narrowed,
     padded,
     shown,
@@ -52,9 +53,11 @@ class OrientedRCNN(Detector):
         super().__init__(settings, encoder, seed)
         self.settings = settings
         self.anchors: AnchorGenerator = anchors_of(settings, self.trunk.strides)
-        self.rpn = OrientedProposals(settings.width, len(settings.ratios), settings.sampled[0], settings.proposals)
+        self.rpn = OrientedProposals(
+            settings.width, len(settings.ratios), settings.sampled[0], settings.proposals, settings.ignored
+        )
         self.roi = OrientedHead(
-            settings.width, settings.hidden, settings.classes, settings.sampled[1], self.trunk.strides
+            settings.width, settings.hidden, settings.classes, settings.sampled[1], self.trunk.strides, settings.ignored
         )
         initialise(self.rpn, seed, "rpn")
         initialise(self.roi, seed, "roi")
@@ -73,8 +76,10 @@ class OrientedRCNN(Detector):
             return Output(maps[0].new_zeros(()), metrics, painted)
         assert batch.objects is not None and batch.object_classes is not None, "Oriented R-CNN learns from boxes"
         truth = [
-            Truths(from_polygons(polygons[numbers >= 0]), numbers[numbers >= 0])
-            for polygons, numbers in zip(batch.objects, batch.object_classes, strict=True)
+            Truths(from_polygons(polygons[sure]), numbers[sure], from_polygons(polygons[difficult]))
+            for polygons, numbers, sure, difficult in zip(
+                batch.objects, batch.object_classes, *learnt(batch), strict=True
+            )
         ]
         levels, anchors_A4 = self._levels(maps)
         self.rpn.sampler.noise_BA = draw_noise(batch, generator, len(anchors_A4))

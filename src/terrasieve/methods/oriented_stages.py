@@ -3,7 +3,7 @@
 Before ``oriented_rcnn``. Anchors, matching and sampling are torchvision's, as in ``faster_rcnn``; boxes are coded by
 ``boxes.coding``. Source: Xie et al., "Oriented R-CNN for Object Detection", ICCV 2021.
 
-Shapes: A anchors of an image over all levels, P proposals of an image, G true objects of an image.
+Shapes: A anchors of an image over all levels, P proposals of an image, G objects of an image to be found, N difficult.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from terrasieve.boxes.coding import from_differences, from_midpoints, to_differe
 from terrasieve.boxes.oriented import enclosing
 from terrasieve.boxes.overlap import iou
 from terrasieve.boxes.suppress import suppress
+from terrasieve.methods.detector import without_covered
 from terrasieve.methods.sampled import Sampler
 from terrasieve.nn.rotated import rotated_roi_align
 
@@ -30,10 +31,11 @@ BEST_FIRST = 2000  # candidates of an image that suppression looks at
 
 
 class Truths(NamedTuple):
-    """True objects of an image: boxes (G, 5), classes (G,)."""
+    """True objects of an image: boxes (G, 5), classes (G,), boxes of difficult ones (N, 5)."""
 
     boxes: Tensor
     numbers: Tensor
+    difficult: Tensor
 
 
 class OrientedProposals(nn.Module):
@@ -43,12 +45,12 @@ class OrientedProposals(nn.Module):
         sampler: draws the anchors that it learns from.
     """
 
-    def __init__(self, width: int, anchors: int, sampled: int, count: int) -> None:
+    def __init__(self, width: int, anchors: int, sampled: int, count: int, ignored: float) -> None:
         super().__init__()
         self.convolve = nn.Conv2d(width, width, 3, padding=1)
         self.score = nn.Conv2d(width, anchors, 1)
         self.place = nn.Conv2d(width, anchors * 6, 1)
-        self.count = count
+        self.count, self.ignored = count, ignored
         self.sampler = Sampler(sampled, 0.5)
         self.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
 
@@ -100,12 +102,13 @@ class OrientedProposals(nn.Module):
             else:
                 labels.append(torch.zeros(len(anchors_A4), dtype=torch.long, device=anchors_A4.device))
                 targets.append(anchors_A4.new_zeros(len(anchors_A4), 5))
+            labels[-1] = without_covered(labels[-1], anchors_A4, enclosing(true.difficult), self.ignored)
         positive, negative = (torch.stack(flags) for flags in self.sampler(labels))
         hits, chosen = torch.nonzero(positive, as_tuple=True), positive | negative
         wanted = to_midpoints(torch.stack(targets)[hits], anchors_A4[hits[1]])
         place = F.smooth_l1_loss(offsets_BA6[hits], wanted, beta=1 / 9, reduction="sum") / chosen.sum().clamp_min(1)
         scored = F.binary_cross_entropy_with_logits(scores_BA[chosen], positive[chosen].float())
-        return {"loss_objectness": scored, "loss_rpn_box_reg": place}
+        return {"loss_objectness": self.sampler.mean(scored), "loss_rpn_box_reg": place}
 
 
 class OrientedHead(nn.Module):
@@ -115,12 +118,14 @@ class OrientedHead(nn.Module):
         sampler: draws the proposals that it learns from.
     """
 
-    def __init__(self, width: int, hidden: int, classes: int, sampled: int, strides: tuple[float, ...]) -> None:
+    def __init__(
+        self, width: int, hidden: int, classes: int, sampled: int, strides: tuple[float, ...], ignored: float
+    ) -> None:
         super().__init__()
         self.layers = TwoMLPHead(width * SIDE**2, hidden)
         self.classify = nn.Linear(hidden, classes + 1)  # 0 is background
         self.correct = nn.Linear(hidden, 5)
-        self.strides = strides
+        self.strides, self.ignored = strides, ignored
         self.sampler = Sampler(sampled, 0.25)
         self.matcher = Matcher(0.5, 0.5, allow_low_quality_matches=False)
 
@@ -144,6 +149,7 @@ class OrientedHead(nn.Module):
             else:
                 labels.append(torch.zeros(len(boxes), dtype=torch.long, device=boxes.device))
                 wanted.append(boxes)
+            labels[-1][: len(own)] = without_covered(labels[-1][: len(own)], own, true.difficult, self.ignored)
         flags = [torch.nonzero(p | n)[:, 0] for p, n in zip(*self.sampler(labels), strict=True)]
         chosen = [own[rows] for own, rows in zip(every, flags, strict=True)]
         label_P, target_P5 = (
@@ -153,7 +159,7 @@ class OrientedHead(nn.Module):
         hits = torch.nonzero(label_P > 0)[:, 0]
         differences = to_differences(target_P5[hits], torch.cat(chosen)[hits])
         place = F.smooth_l1_loss(corrections[hits], differences, beta=1.0, reduction="sum") / max(len(label_P), 1)
-        return {"loss_classifier": F.cross_entropy(scores, label_P), "loss_box_reg": place}
+        return {"loss_classifier": self.sampler.mean(F.cross_entropy(scores, label_P)), "loss_box_reg": place}
 
     def found(
         self, maps: list[Tensor], proposals: list[Tensor], least: float, threshold: float, most: int

@@ -12,16 +12,14 @@ from typing import Literal, Self
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from terrasieve.batch import IGNORED, Batch, Output
 from terrasieve.errors import UserError
-from terrasieve.methods.dropping import Dropping, DropSettings, kept_flags, kept_share
-from terrasieve.methods.reconstruction import draw_noise
+from terrasieve.methods.dropping import Classifier, DropSettings, kept_flags, kept_share
 from terrasieve.nn.encoder import Encoder, initialise
 from terrasieve.nn.fill import Fill
 from terrasieve.nn.heads import UPerNet
-from terrasieve.nn.patches import patchify
 from terrasieve.nn.pyramid import ALLOWED_SCALES, SCALES, TokenPyramid
 from terrasieve.section import Section
 from terrasieve.sieve.ragged import Ragged
@@ -66,12 +64,8 @@ class RUPerNetSettings(Section):
         return self
 
 
-class RUPerNet(nn.Module):
+class RUPerNet(Classifier):
     """Drop redundant patches, encode the rest, fill, and classify every pixel."""
-
-    views = 1
-    lr_scale = 1.0
-    weights_C: Tensor
 
     def __init__(self, settings: RUPerNetSettings, encoder: Encoder, seed: int = 0) -> None:
         """Build pyramid and head around an encoder, their weights drawn from ``seed``.
@@ -79,26 +73,17 @@ class RUPerNet(nn.Module):
         Raises:
             UserError: if there are less than two classes, or a tap that the encoder lacks.
         """
-        super().__init__()
         if settings.classes < 2:
             raise UserError(f"method.classes: {settings.classes}; a segmentation tells at least 2 classes apart.")
+        super().__init__(encoder, settings.drop, settings.classes, settings.class_weights)
         self.settings = settings
-        self.encoder = encoder
         self.taps = _taps(settings, len(encoder.vit.blocks))
-        self.dropping = Dropping(settings.drop, encoder.patches)
         self.pyramid = TokenPyramid(encoder.width, settings.width, encoder.grid, settings.scales, settings.fill)
         self.head = UPerNet(settings.width, len(settings.scales), settings.classes)
         initialise(self.pyramid, seed, "pyramid")
         if settings.drop.policy == "none":
             self.pyramid.filler.requires_grad_(False)  # it never takes part, which DDP would wait for
         initialise(self.head, seed, "head")
-        weights = torch.tensor(settings.class_weights or [1.0] * settings.classes)
-        self.register_buffer("weights_C", weights, persistent=False)
-
-    def keep(self, batch: Batch, patches_BNP: Tensor, generator: torch.Generator) -> Tensor | Ragged | None:
-        """Choose the patches that are encoded: ids (B, K), a ragged layout, or None for all."""
-        kept: Tensor | Ragged | None = self.dropping(self.encoder, batch, patches_BNP, generator)
-        return kept
 
     def logits(self, patches_BNP: Tensor, kept: Tensor | Ragged | None, path_noise_BE: Tensor | None = None) -> Tensor:
         """Encode the kept patches and classify every pixel: (B, C, H, W) float32."""
@@ -113,20 +98,10 @@ class RUPerNet(nn.Module):
         logits: Tensor = self.head(maps, size_px)
         return logits.float()
 
-    def predict(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Classify every pixel of normalised images: logits (B, C, H, W) float32."""
-        patches_BNP = patchify(batch.image, self.encoder.patch_px)
-        return self.logits(patches_BNP, self.keep(batch, patches_BNP, generator))
-
     def forward(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
         """Compute the loss: cross-entropy of the pixels that have a class and data."""
         assert batch.mask is not None, "RUPerNet learns from masks"
-        patches_BNP = patchify(batch.image, self.encoder.patch_px)
-        kept = self.keep(batch, patches_BNP, generator)
-        path_noise_BE = None
-        if self.training and self.encoder.drop_path:
-            path_noise_BE = draw_noise(batch, generator, 2 * len(self.encoder.vit.blocks))
-        logits = self.logits(patches_BNP, kept, path_noise_BE)
+        patches_BNP, kept, logits = self.classified(batch, generator)
         mask = batch.mask if batch.valid is None else batch.mask.masked_fill(~batch.valid, IGNORED)
         painted = {}
         if picture:
@@ -142,9 +117,6 @@ class RUPerNet(nn.Module):
         """
         losses = F.cross_entropy(logits_BCHW, mask_BHW, self.weights_C, ignore_index=IGNORED, reduction="sum")
         return losses / mask_BHW.numel()
-
-    def after_step(self, step: int) -> None:
-        """Do nothing: what dropping remembers, it updates as it drops."""
 
 
 def _taps(settings: RUPerNetSettings, depth: int) -> tuple[int, ...]:

@@ -14,10 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from terrasieve.batch import Batch, Output
-from terrasieve.methods.dropping import Dropping, DropSettings, kept_flags, kept_share
-from terrasieve.methods.reconstruction import draw_noise
+from terrasieve.methods.dropping import Classifier, DropSettings, kept_flags, kept_share
 from terrasieve.nn.encoder import Encoder, Pool, initialise
-from terrasieve.nn.patches import patchify
 from terrasieve.section import Section
 from terrasieve.sieve.ragged import Ragged, mean_ragged
 
@@ -44,31 +42,18 @@ class RViTSettings(Section):
     class_weights: tuple[float, ...] | None = None
 
 
-class RViT(nn.Module):
+class RViT(Classifier):
     """Drop redundant patches, encode the rest, pool, norm, one linear layer."""
 
-    views = 1
-    lr_scale = 1.0
-    weights_C: Tensor
-
     def __init__(self, settings: RViTSettings, encoder: Encoder, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__(encoder, settings.drop, settings.classes, settings.class_weights)
         self.settings = settings
-        self.encoder = encoder
-        self.dropping = Dropping(settings.drop, encoder.patches)
         self.norm = nn.LayerNorm(encoder.width, eps=1e-6)
         self.head = nn.Linear(encoder.width, settings.classes)
         initialise(self.head, seed, "head")
-        weights = torch.tensor(settings.class_weights or [1.0] * settings.classes)
-        self.register_buffer("weights_C", weights, persistent=False)
-
-    def keep(self, batch: Batch, patches_BNP: Tensor, generator: torch.Generator) -> Tensor | Ragged | None:
-        """Choose the patches that are encoded: ids (B, K), a ragged layout, or None for all."""
-        kept: Tensor | Ragged | None = self.dropping(self.encoder, batch, patches_BNP, generator)
-        return kept
 
     def logits(self, patches_BNP: Tensor, kept: Tensor | Ragged | None, path_noise_BE: Tensor | None = None) -> Tensor:
-        """Encode the kept patches and classify: (B, C) float32."""
+        """Encode the kept patches and classify: (B, C) float32; a softmax or a sigmoid makes them probabilities."""
         encoded = self.encoder.encode_kept(patches_BNP, kept, path_noise_BE=path_noise_BE)
         if self.settings.pool == "cls":
             pooled_BD = encoded.cls_BD
@@ -79,20 +64,11 @@ class RViT(nn.Module):
         logits: Tensor = self.head(self.norm(pooled_BD)).float()
         return logits
 
-    def predict(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Classify normalised images: logits (B, C) float32; a softmax or a sigmoid makes them probabilities."""
-        patches_BNP = patchify(batch.image, self.encoder.patch_px)
-        return self.logits(patches_BNP, self.keep(batch, patches_BNP, generator))
-
     def forward(self, batch: Batch, generator: torch.Generator, *, picture: bool = False) -> Output:
         """Compute the loss: cross-entropy, or binary cross-entropy, per class where images have several labels."""
         assert batch.label is not None, "RViT learns from labels"
-        patches_BNP = patchify(batch.image, self.encoder.patch_px)
-        kept = self.keep(batch, patches_BNP, generator)
-        path_noise_BE = None
-        if self.training and self.encoder.drop_path:
-            path_noise_BE = draw_noise(batch, generator, 2 * len(self.encoder.vit.blocks))
-        loss = self.loss(self.logits(patches_BNP, kept, path_noise_BE), batch.label)
+        patches_BNP, kept, logits_BC = self.classified(batch, generator)
+        loss = self.loss(logits_BC, batch.label)
         painted = {"patches": patches_BNP, "kept": kept_flags(kept, patches_BNP)} if picture else {}
         return Output(loss, {"kept_share": kept_share(kept, patches_BNP)}, painted)
 
@@ -107,6 +83,3 @@ class RViT(nn.Module):
             return F.binary_cross_entropy_with_logits(logits_BC, target_BC, pos_weight=self.weights_C)
         target_BC = target_BC * (1 - settings.smoothing) + settings.smoothing / settings.classes
         return -(self.weights_C * target_BC * logits_BC.log_softmax(dim=1)).sum(dim=1).mean()
-
-    def after_step(self, step: int) -> None:
-        """Do nothing: what dropping remembers, it updates as it drops."""

@@ -15,9 +15,11 @@ class Sampler:
 
     Attributes:
         noise_BA: uniform numbers of the step, at least as many per image as there are candidates.
+        drawn: () how many were chosen last, of all images.
     """
 
     noise_BA: Tensor
+    drawn: Tensor
 
     def __init__(self, count: int, share: float) -> None:
         self.count, self.share = count, share
@@ -37,7 +39,12 @@ class Sampler:
             positive = _lowest(label_A >= 1, noise_A, torch.tensor(int(self.count * self.share), device=noise_A.device))
             positives.append(positive)
             negatives.append(_lowest(label_A == 0, noise_A, self.count - positive.sum()))
+        self.drawn = torch.stack([flags.sum() for flags in (*positives, *negatives)]).sum()
         return positives, negatives
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """Return a mean over what was drawn, 0 where nothing was (all is covered by difficult objects)."""
+        return torch.where(self.drawn > 0, loss, 0.0)
 
 
 def _lowest(candidates_A: Tensor, noise_A: Tensor, count: Tensor) -> Tensor:

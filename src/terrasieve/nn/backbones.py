@@ -7,8 +7,9 @@ path alone is a checkpoint that ``layouts`` recognises.
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -71,14 +72,14 @@ class Backbone(NamedTuple):
 
     Attributes:
         encoder: with its weights.
-        untrained: the same with random weights; None where ``encoder`` is that.
+        untrained: builds the same with random weights; None where ``encoder`` is that.
         size_px: height and width that it wants.
         standard: of the pixels that it was trained with; None = not known.
         notes: what was recognised, left out and changed.
     """
 
     encoder: AnyEncoder
-    untrained: AnyEncoder | None
+    untrained: Callable[[], AnyEncoder] | None
     size_px: tuple[int, int]
     standard: Standard | None
     notes: tuple[str, ...]
@@ -120,7 +121,7 @@ def open_backbone(
         return _groups(found, path, bands, size_px, seed)
     if found.kind == "resnet":
         settings = EncoderSettings(name=fitting.resnet_name(found.state, path.name), weights=str(path))
-        return _built(ConvEncoder, settings, bands, size_px or 224, seed)
+        return _built(ConvEncoder, settings, bands, size_px or 224, seed, found)
     raise UserError(
         f"{path}: no layout is known with keys such as {', '.join(list(found.state)[:3])}. Name the timm model that it "
         f"is of: timm:NAME@{path}; docs/weights.md lists what is recognised."
@@ -139,15 +140,20 @@ def _vit(
     size = size_px or patch_px * (fitting.side(found.state) or 224 // patch_px)
     name, depth = fitting.vit_name(found.state, path.name), fitting.depth(found.state)
     settings = EncoderSettings(name=name, patch_px=patch_px, depth=depth, weights=str(path), gsd_m=gsd_m)
-    return _built(Encoder, settings, bands, size, seed)
+    return _built(Encoder, settings, bands, size, seed, found)
 
 
 def _groups(found: Recognised, path: Path, bands: Sequence[str], size_px: int | None, seed: int) -> Backbone:
     own = (fitting.side(found.state) or 12) * found.state["patch_embed.0.proj.weight"].shape[-1]
     size = (size_px or own, size_px or own)
-    encoder, untrained = (GroupEncoder(found, bands, size, path.name) for _ in range(2))
-    untrained.randomised(seed)
-    return Backbone(encoder.eval(), untrained.eval(), size, None, tuple(encoder.notes))
+    encoder = GroupEncoder(found, bands, size, path.name).eval()
+
+    def untrained() -> AnyEncoder:
+        other = copy.deepcopy(encoder)
+        other.randomised(seed)
+        return other
+
+    return Backbone(encoder, untrained, size, None, tuple(encoder.notes))
 
 
 def _of_timm(
@@ -182,14 +188,22 @@ def kind_of(name: str) -> tuple[type[Encoder | ConvEncoder], int]:
 
 
 def _built(
-    kind: type[Encoder | ConvEncoder], settings: EncoderSettings, bands: Sequence[str], size_px: int, seed: int
+    kind: type[Encoder | ConvEncoder],
+    settings: EncoderSettings,
+    bands: Sequence[str],
+    size_px: int,
+    seed: int,
+    content: Recognised | None = None,
 ) -> Backbone:
-    """Build an encoder of ours and the untrained one beside it."""
+    """Build an encoder of ours; say how the untrained one beside it is built."""
     size = (size_px, size_px)
     plain = settings.model_copy(update={"weights": None, "gsd_m": None})
-    encoder = kind(settings, len(bands), size, seed, bands).eval()
-    untrained = kind(plain, len(bands), size, seed).eval() if settings.weights else None
-    return Backbone(encoder, untrained, size, None, tuple(encoder.notes))
+    encoder = kind(settings, len(bands), size, seed, bands, content).eval()
+
+    def untrained() -> AnyEncoder:
+        return kind(plain, len(bands), size, seed).eval()
+
+    return Backbone(encoder, untrained if settings.weights else None, size, None, tuple(encoder.notes))
 
 
 def _of_torchvision(name: str, source: str, bands: Sequence[str], size_px: int | None, seed: int) -> Backbone:
@@ -214,8 +228,12 @@ def _of_torchvision(name: str, source: str, bands: Sequence[str], size_px: int |
     if source:
         encoder.randomised(seed)
         return Backbone(encoder, None, size, None, ())
-    untrained = TorchvisionEncoder(name, torchvision.models.get_model(name, weights=None), bands).eval()
-    untrained.randomised(seed)
+
+    def untrained() -> AnyEncoder:
+        other = TorchvisionEncoder(name, torchvision.models.get_model(name, weights=None), bands).eval()
+        other.randomised(seed)
+        return other
+
     return Backbone(encoder, untrained, size, (tuple(preset.mean), tuple(preset.std)), tuple(encoder.notes))
 
 

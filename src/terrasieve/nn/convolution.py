@@ -19,6 +19,7 @@ from terrasieve.errors import UserError
 from terrasieve.nn import fitting, weights
 from terrasieve.nn.encoder import Encoder, initialise
 from terrasieve.nn.encoder_settings import EncoderSettings, Pool, is_vit
+from terrasieve.nn.layouts import Recognised
 
 
 class ConvEncoder(nn.Module):
@@ -38,6 +39,7 @@ class ConvEncoder(nn.Module):
         size_px: tuple[int, int],
         seed: int = 0,
         bands: Sequence[str] | None = None,
+        content: Recognised | None = None,
     ) -> None:
         """Build the backbone with weights drawn from ``seed``.
 
@@ -47,6 +49,7 @@ class ConvEncoder(nn.Module):
             size_px: height and width of the images; backbones that depend on it (Swin) are built for it.
             seed: of the initial weights.
             bands: names of the bands, by which published weights are fitted to them.
+            content: of ``settings.weights``, where that file has been read already.
 
         Raises:
             UserError: if timm cannot build it, or the weights to begin with cannot be had or do not fit.
@@ -69,7 +72,7 @@ class ConvEncoder(nn.Module):
         if settings.weights is None:
             _initialise(self.vit, seed)
         elif settings.weights != "imagenet":
-            self.notes += _load(self.vit, settings, channels, bands or ())
+            self.notes += _load(self.vit, settings, channels, bands or (), content)
 
     def features(self, images_BCHW: Tensor, pool: Pool = "mean") -> Tensor:
         """Compute one vector per image: (B, C, H, W) normalised -> (B, D), of images of any size that timm takes.
@@ -109,7 +112,9 @@ def _initialise(model: nn.Module, seed: int) -> None:
                 module.weight.normal_(std=math.sqrt(2 / fan_out), generator=draw)
 
 
-def _load(model: nn.Module, settings: EncoderSettings, channels: int, bands: Sequence[str]) -> list[str]:
+def _load(
+    model: nn.Module, settings: EncoderSettings, channels: int, bands: Sequence[str], content: Recognised | None
+) -> list[str]:
     """Load weights of ours, or a file of published ones, all of them; return what was done in words.
 
     Raises:
@@ -117,7 +122,7 @@ def _load(model: nn.Module, settings: EncoderSettings, channels: int, bands: Seq
     """
     source = Path(str(settings.weights))
     if source.is_file():
-        return _load_file(model, settings.name, source, channels, bands)
+        return _load_file(model, settings.name, content or weights.published(source), source.name, channels, bands)
     found = weights.find(source)
     mine = model.state_dict()
     wrong = sorted(
@@ -135,16 +140,17 @@ def _load(model: nn.Module, settings: EncoderSettings, channels: int, bands: Seq
     return []
 
 
-def _load_file(model: nn.Module, name: str, path: Path, channels: int, bands: Sequence[str]) -> list[str]:
+def _load_file(
+    model: nn.Module, name: str, found: Recognised, origin: str, channels: int, bands: Sequence[str]
+) -> list[str]:
     """Load a file of published weights into timm's backbone of that name; return what was done in words.
 
     Raises:
         UserError: if they are of another backbone, or of bands that cannot be fitted.
     """
-    found = weights.published(path)
     first = f"{fitting.first_conv(model)}.weight"
     state, told = dict(found.state), ""
     if first in state:
-        state[first], told = fitting.fit_bands(state[first], found.bands, bands, channels, path.name)
-    fitting.load_all(model, found, state, path.name, f"They do not fit {name}: set encoder.name to what they are of.")
-    return [f"{path.name}: {found.layout} layout; {found.dropped}", *([told] if told else [])]
+        state[first], told = fitting.fit_bands(state[first], found.bands, bands, channels, origin)
+    fitting.load_all(model, found, state, origin, f"They do not fit {name}: set encoder.name to what they are of.")
+    return [f"{origin}: {found.layout} layout; {found.dropped}", *([told] if told else [])]

@@ -18,6 +18,7 @@ from terrasieve import keyed
 from terrasieve.errors import UserError
 from terrasieve.nn import weights
 from terrasieve.nn.encoder_settings import EncoderSettings, Pool
+from terrasieve.nn.layouts import Recognised
 from terrasieve.nn.packed import Packing, path_scales
 from terrasieve.nn.patches import patchify, take
 from terrasieve.nn.position import sincos_2d
@@ -58,6 +59,7 @@ class Encoder(nn.Module):
         size_px: tuple[int, int],
         seed: int = 0,
         bands: Sequence[str] | None = None,
+        content: Recognised | None = None,
     ) -> None:
         """Build the ViT with fixed sine-cosine positions and Xavier weights drawn from ``seed``.
 
@@ -67,6 +69,7 @@ class Encoder(nn.Module):
             size_px: height and width of the images.
             seed: of the initial weights.
             bands: names of the bands, by which published weights are fitted to them.
+            content: of ``settings.weights``, where that file has been read already.
 
         Raises:
             UserError: if the patch does not divide the image, timm has no plain ViT of that name, or the weights to
@@ -99,7 +102,7 @@ class Encoder(nn.Module):
             positions = sincos_2d(*self.grid, self.width)
             self.positions.data = torch.cat([torch.zeros(1, self.width), positions])[None]
         elif settings.weights != "imagenet":
-            self.notes += weights.load(self.vit, settings.weights, p, self.grid, bands or (), settings.gsd_m)
+            self.notes += weights.load(self.vit, settings.weights, p, self.grid, bands or (), settings.gsd_m, content)
         self.positions.requires_grad_(settings.weights == "imagenet")
 
     @property

@@ -47,6 +47,9 @@ class Layout(NamedTuple):
 
 
 _DECODER = (r"decoder", r"mask_token")
+_UP = (r"proj_up_", r"up_block")
+_TUNED = (r"head\.", r"fc_norm\.")
+_GROUPS = (r"patch_embed\.0\.proj\.", r"channel_embed")
 # The first that fits counts. WRAPPED tells what stands around an encoder, PLAIN what the encoder is.
 WRAPPED = (
     Layout("MoCo v2", (r"encoder_q\.",), "encoder_q.", (r"encoder_k\.", r"queue", r"encoder_q\.fc\.")),
@@ -86,18 +89,8 @@ WRAPPED = (
     ),
 )
 PLAIN = (
-    Layout(
-        "SatMAE++ with channel groups",
-        (r"patch_embed\.0\.proj\.", r"channel_embed", r"proj_up_conv\."),
-        "",
-        (*_DECODER, r"proj_up_", r"up_block", r"head\.", r"fc_norm\."),
-    ),
-    Layout(
-        "SatMAE with channel groups",
-        (r"patch_embed\.0\.proj\.", r"channel_embed"),
-        "",
-        (*_DECODER, r"head\.", r"fc_norm\."),
-    ),
+    Layout("SatMAE++ with channel groups", (*_GROUPS, r"proj_up_conv\."), "", (*_DECODER, *_UP, *_TUNED)),
+    Layout("SatMAE with channel groups", _GROUPS, "", (*_DECODER, *_TUNED)),
     Layout("NeighborMAE", (r"patch_embed\.weight", r"img_embed"), "", (*_DECODER, r"cur_iter", r"pad_token")),
     Layout(
         "SelectiveMAE",
@@ -120,7 +113,7 @@ PLAIN = (
     Layout(
         "Cross-Scale MAE", (r"patch_embed\.proj\.", r"decoder_embed\.", r"predictor"), "", (*_DECODER, r"predictor")
     ),
-    Layout("SatMAE++", (r"patch_embed\.proj\.", r"proj_up_conv\."), "", (*_DECODER, r"proj_up_", r"up_block")),
+    Layout("SatMAE++", (r"patch_embed\.proj\.", r"proj_up_conv\."), "", (*_DECODER, *_UP)),
     Layout("MAE or SatMAE", (r"patch_embed\.proj\.", r"decoder_embed\."), "", _DECODER),
     Layout("torchvision ViT", (r"conv_proj\.", r"class_token", r"encoder\.layers\."), "", (r"heads\.",)),
     Layout("timm ViT", (r"patch_embed\.proj\.weight", r"blocks\.0\."), "", (r"head(_dist)?\.", r"mask_token")),

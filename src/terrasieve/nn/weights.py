@@ -103,6 +103,7 @@ def load(
     grid: tuple[int, int],
     bands: Sequence[str] = (),
     gsd_m: float | None = None,
+    content: Recognised | None = None,
 ) -> list[str]:
     """Load weights into a ViT, all of them; positions are resampled if the grid of patches is another.
 
@@ -112,6 +113,7 @@ def load(
         patch_px, grid: of the ViT.
         bands: names of the images' bands, () = not known.
         gsd_m: metres per pixel of the images, for Scale-MAE's positions.
+        content: of the file, where it has been read already.
 
     Returns:
         What was recognised, left out and changed, in words.
@@ -121,7 +123,10 @@ def load(
     """
     path = Path(source)
     if path.is_file():
-        return _load_file(vit, path, patch_px, grid, bands, gsd_m)
+        content = content or published(path)
+        if content.kind != "vit":
+            raise UserError(f"encoder.weights: {path} does not hold a plain ViT: {_other(content)}")
+        return _load_file(vit, content, path.name, patch_px, grid, bands, gsd_m)
     found = find(path)
     _check(found, cast(dict[str, Tensor], vit.state_dict()), patch_px)
     positions = resample_abs_pos_embed(found.state["pos_embed"], list(grid), list(found.grid or grid), 1)
@@ -131,20 +136,18 @@ def load(
 
 def _load_file(
     vit: VisionTransformer,
-    path: Path,
+    found: Recognised,
+    origin: str,
     patch_px: int,
     grid: tuple[int, int],
     bands: Sequence[str],
     gsd_m: float | None,
 ) -> list[str]:
-    found = published(path)
-    if found.kind != "vit":
-        raise UserError(f"encoder.weights: {path} does not hold a plain ViT: {_other(found)}")
-    state, notes = fitting.fit_vit(found, patch_px, grid, bands, vit.patch_embed.proj.in_channels, gsd_m, path.name)
+    state, notes = fitting.fit_vit(found, patch_px, grid, bands, vit.patch_embed.proj.in_channels, gsd_m, origin)
     width, blocks = len(state["patch_embed.proj.weight"]), fitting.depth(state)
     advice = f"A ViT of width {width} and {blocks} blocks: set encoder.name and encoder.depth to one, or take others."
-    fitting.load_all(vit, found, state, path.name, advice)
-    return [f"{path.name}: {found.layout} layout; {found.dropped}", *notes]
+    fitting.load_all(vit, found, state, origin, advice)
+    return [f"{origin}: {found.layout} layout; {found.dropped}", *notes]
 
 
 def published(path: Path) -> Recognised:

@@ -41,6 +41,7 @@ NAMES = {
     "uniformity": "Uniformity of the embeddings, 0 = collapsed",
     **{f"loss_{scale}x": f"Loss at {scale}x" for scale in (1, 2, 4)},
     "images_per_s": "Throughput, images per second",
+    "data_wait": "Waiting for images, share of the time",
 }
 _VIEWS = ("Views", "The views of each image that the method compares.", ("input", "first view", "second view"))
 _BOXES = (
@@ -231,7 +232,7 @@ def _curves(run: Run) -> list[tuple[str, Markup, int]]:
     drawn = []
     for name in names:
         points, title = run.numbers(name), NAMES.get(name, name.replace("_", " ").capitalize())
-        svg = curve(title, points, run.resumes, (0, last), log=name != "lr")
+        svg = curve(title, points, run.resumes, (0, last), log=name not in ("lr", "data_wait"))
         drawn.append((title, Markup(svg), sum(value is None for _, value in points)))  # made of numbers, title escaped
     return [item for item in drawn if item[1] or item[2]]
 
@@ -242,6 +243,8 @@ def _throughput(run: Run) -> list[tuple[str, str]]:
         return []
     shares = [("slowest tenth below", 0.1), ("median", 0.5), ("fastest tenth above", 0.9)]
     rows = [(name, compact(rates[min(len(rates) - 1, int(share * len(rates)))])) for name, share in shares]
+    waits = [value for _, value in run.numbers("data_wait") if value is not None]
+    rows += [("waiting for images, median", f"{100 * median(waits):.0f} % of the time")] if waits else []
     seen = [value for _, value in run.numbers("epoch") if value is not None]
     return [*rows, ("passes over the images", compact(seen[-1]))] if seen else rows
 

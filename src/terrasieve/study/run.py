@@ -82,6 +82,7 @@ class Runner:
         ]
         own = {**study.recipe, "data": _rows(data, folder, split="train")} if study.train_only else study.recipe
         self.study = study.model_copy(update={"recipe": own})
+        self.data_key = manifest.content_hash(manifest.read(own["data"]))
         self.path = folder / "runs.jsonl"
         self.done = _lines(self.path)
         self.failed: list[str] = []
@@ -120,11 +121,10 @@ class Runner:
 
     def plan(self, runs: Sequence[tuple[str, str, int | None, int]]) -> list[Task]:
         """Lay out all runs, (comparison, arm, steps, seed), and return what is left of them."""
-        data_key = manifest.content_hash(manifest.read(self.study.recipe["data"]))
         tasks: dict[str, Task] = {}
         for comparison, arm, steps, seed in runs:
             content = self.study.recipe_of(arm, seed, steps)
-            key = _key({**content, "data": data_key}, self.study.measures)
+            key = _key({**content, "data": self.data_key}, self.study.measures)
             self.planned.append({"arm": arm, "comparison": comparison, "seed": seed, "key": key})
             run = self.folder / "runs" / f"{arm}-{comparison}-seed{seed}"
             if key not in self.done:
@@ -136,7 +136,8 @@ class Runner:
         """Measure how many steps of each arm take the time of one of the reference: medians of ratios in turns."""
         arms = list(dict.fromkeys([self.study.against, *self.study.equal_cpu]))
         recipes = {arm: self.study.recipe_of(arm, 0, self.study.trial["steps"]) for arm in arms}
-        key = _key(recipes, self.study.trial)
+        content = [{**recipes[arm], "data": self.data_key} for arm in arms]  # not where the folder of the study lies
+        key = _key(content, self.study.trial)
         path = self.folder / "rates.json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if stored.get("key") != key:

@@ -20,6 +20,7 @@ from terrasieve.evaluate import dense, sliding
 from terrasieve.evaluate.fitted import Reading
 from terrasieve.evaluate.parts import Divided
 from terrasieve.evaluate.protocol import FINE_TUNED, Score, read_scores
+from terrasieve.evaluate.resampled import Made
 from terrasieve.methods import Adapter
 from terrasieve.opened import Wanted
 from terrasieve.recipe import AdaptRecipe
@@ -157,4 +158,4 @@ def _slid(run: Path, task: Divided, overlap: float, whole: list[Score]) -> list[
         overlap=overlap, seed=model.settings.seed, device=device,
     )  # fmt: skip
     about = {**whole[0].settings, "window_px": list(model.settings.image.shape_px), "overlap": overlap}
-    return dense.score(matrices, task.classes, whole[0].encoder, FINE_TUNED, model.settings.seed, about)
+    return dense.score(matrices, task.classes, Made(whole[0].encoder, FINE_TUNED, model.settings.seed, about))

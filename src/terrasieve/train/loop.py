@@ -128,7 +128,7 @@ def train(
     done, interrupted = start, False
     try:
         with interruptible() as asked:
-            batches = _batches(state, images, truth, groups, start, last)
+            batches = writer.waiting.watched(_batches(state, images, truth, groups, start, last))
             for step, batch in zip(range(start, last), batches, strict=True):
                 writer.saw(batch, step)
                 numbers = train_step(state, batch, step)

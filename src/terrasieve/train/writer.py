@@ -32,6 +32,7 @@ from terrasieve.train.log import Log
 from terrasieve.train.optim import lr_at
 from terrasieve.train.state import State, evaluating
 from terrasieve.train.trial import Trial
+from terrasieve.train.waiting import MUCH, Waiting
 
 PICTURED = 6
 
@@ -72,7 +73,8 @@ class Writer:
         settings = state.settings
         self.log = Log(folder, start, settings.log.wandb) if state.world.leads else None
         self.skipped_images = 0
-        self._collapsed = False
+        self._collapsed = self._slow = False
+        self.waiting = Waiting(state.world.device)
         self._unlisted: list[tuple[int, Skip]] = []
         self._pending: _Pending | None = None
         self._sums: dict[str, Tensor] = {}
@@ -209,13 +211,12 @@ class Writer:
         values = torch.stack([*(total.float() / count for total in self._sums.values()), state.skipped])
         values = mean_over(state.world, values)
         now = time.monotonic()
+        passed_s = max(now - self._mark - self._paused, 1e-9)
         known = {
             "lr": lr_at(done - 1, settings.steps, settings.optim, state.peak),
             "epoch": done * settings.batch_size / len(self.images),
-            "images_per_s": count
-            * settings.batch_size
-            * (self.groups.count if self.groups else 1)
-            / max(now - self._mark - self._paused, 1e-9),
+            "images_per_s": count * settings.batch_size * (self.groups.count if self.groups else 1) / passed_s,
+            "data_wait": self.waiting.taken_s() / passed_s,
             "time_s": now - self._began,
             "skipped_images": float(self.skipped_images),
             **verdict,
@@ -244,6 +245,9 @@ class Writer:
         if collapsed and not self._collapsed:
             self.event("collapse", step, effective_rank=line["effective_rank"], bound=COLLAPSED_RANK)
         self._collapsed = collapsed
+        if line["data_wait"] > MUCH and not self._slow:
+            self.event("data_wait", step, share=line["data_wait"])
+            self._slow = True
         if line["skipped_steps"] and self.state.settings.optim.non_finite == "stop":
             raise UserError(
                 f"A gradient was not finite at or before step {step} and optim.non_finite is 'stop'. The weights were "

@@ -8,27 +8,10 @@ from __future__ import annotations
 
 import difflib
 import os
+from importlib import import_module
 from pathlib import Path
 
-from terrasieve.data.catalog import (
-    aid,
-    bigearthnet_v2,
-    cashew,
-    dior,
-    eurosat,
-    flair,
-    fmow,
-    loveda,
-    millionaid,
-    mlrsnet,
-    resisc45,
-    sen4agrinet,
-    so2sat,
-    spacenet1,
-    ssl4eo_s12,
-    ucmerced,
-    woody,
-)
+from terrasieve.data.catalog import dior
 from terrasieve.data.catalog.entry import Entry
 from terrasieve.data.masks import MaskSettings
 from terrasieve.errors import UserError
@@ -37,25 +20,11 @@ __all__ = ["ENTRIES", "PREFIX", "VARIABLE", "Entry", "find", "masks_of", "named"
 
 PREFIX = "catalog:"
 VARIABLE = "TERRASIEVE_DATA"
-_MODULES = (
-    aid,
-    bigearthnet_v2,
-    cashew,
-    dior,
-    eurosat,
-    flair,
-    fmow,
-    loveda,
-    millionaid,
-    mlrsnet,
-    resisc45,
-    sen4agrinet,
-    so2sat,
-    spacenet1,
-    ssl4eo_s12,
-    ucmerced,
-    woody,
+_FILES = (
+    *("aid", "bigearthnet_v2", "cashew", "dior", "eurosat", "flair", "fmow", "loveda", "millionaid", "mlrsnet"),
+    *("resisc45", "sen4agrinet", "so2sat", "spacenet1", "ssl4eo_s12", "ucmerced", "woody"),
 )
+_MODULES = [import_module(f"{__name__}.{file}") for file in _FILES]
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
     for entry in sorted([*(module.ENTRY for module in _MODULES), dior.ORIENTED], key=lambda entry: entry.name)
