@@ -44,13 +44,11 @@ NAMES = {
     "data_wait": "Waiting for images, share of the time",
 }
 _VIEWS = ("Views", "The views of each image that the method compares.", ("input", "first view", "second view"))
-_BOXES = (
-    "Selected patches and objects",
-    "Grey patches were not encoded.",
-    ("input", "what the encoder saw", "true boxes", "found boxes"),
-)
+_BOXES = ("input", "what the encoder saw", "true boxes", "found boxes")
 PICTURES = {
-    **dict.fromkeys(("faster_rcnn", "oriented_rcnn"), _BOXES),
+    **dict.fromkeys(
+        ("faster_rcnn", "oriented_rcnn"), ("Selected patches and objects", "Grey patches were not encoded.", _BOXES)
+    ),
     **dict.fromkeys(("moco", "simclr", "byol", "simsiam"), _VIEWS),
     "dino": (*_VIEWS[:2], (*_VIEWS[2], "a local view")),
     "rvit": ("Selected patches", "Grey patches were not encoded.", ("input", "what the encoder saw")),
