@@ -155,7 +155,9 @@ def _tell_of_batches(
 
 
 def _tell_small(settings: Recipe, images: imagery.Images, on_note: Callable[[str], None]) -> None:
-    """Tell how many images have fewer pixels than the finest scale that is predicted."""
+    """Tell if a batch needs images twice, and how many have fewer pixels than the finest scale that is predicted."""
+    if settings.batch_size > len(images):
+        on_note(f"batch_size {settings.batch_size:,} is more than the {len(images):,} images: a batch repeats some")
     height, width = settings.image.enlarged(settings.enlarged).shape_px
     small = int(((images.windows[:, 2] < width) | (images.windows[:, 3] < height)).sum())
     if settings.enlarged > 1 and small:

@@ -1,4 +1,4 @@
-"""Waiting: counted before every batch but the first, by a clock that the test holds; what is advised and told."""
+"""Waiting: counted before every batch but the first, by a clock that the test holds; what a run tells."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from terrasieve.batch import Batch
+from terrasieve.pretrain import pretrain
 from terrasieve.recipe import Recipe
 from terrasieve.train import waiting
 from terrasieve.train.log import read_log
@@ -101,3 +102,12 @@ def test_a_run_that_waits_says_so_once_and_keeps_it(
     assert [event["step"] for event in events if event["event"] == "data_wait"] == [2]
     page = (tmp_path / "run/report.html").read_text()
     assert "Waiting for images" in page
+
+
+@pytest.mark.parametrize("batch_size", [24, 32])
+def test_a_batch_that_repeats_images_is_told(tiny: Callable[..., Recipe], tmp_path: Path, batch_size: int) -> None:
+    notes: list[str] = []
+    pretrain(tiny(steps=1, batch_size=batch_size), tmp_path / "run", on_note=notes.append)
+    assert [note for note in notes if "batch repeats some" in note] == (
+        ["batch_size 32 is more than the 24 images: a batch repeats some"] if batch_size == 32 else []
+    )
