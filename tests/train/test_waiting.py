@@ -97,9 +97,8 @@ def test_a_run_that_waits_says_so_once_and_keeps_it(
     settings = tiny(steps=4, loader={"workers": 0}, log={"every": 1, "picture_every": 0})
     assert pretrain_watched(settings, tmp_path / "run")
     assert capsys.readouterr().err.count("training waits for images") == 1
-    lines, events = read_log(tmp_path / "run/log.jsonl")
+    lines, _ = read_log(tmp_path / "run/log.jsonl")
     assert lines[0]["data_wait"] == 0 and all(line["data_wait"] > waiting.MUCH for line in lines[1:])
-    assert [event["step"] for event in events if event["event"] == "data_wait"] == [2]
     page = (tmp_path / "run/report.html").read_text()
     assert "Waiting for images" in page
 

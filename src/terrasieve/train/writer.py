@@ -32,7 +32,7 @@ from terrasieve.train.log import Log
 from terrasieve.train.optim import lr_at
 from terrasieve.train.state import State, evaluating
 from terrasieve.train.trial import Trial
-from terrasieve.train.waiting import MUCH, Waiting
+from terrasieve.train.waiting import Waiting
 
 PICTURED = 6
 
@@ -73,7 +73,7 @@ class Writer:
         settings = state.settings
         self.log = Log(folder, start, settings.log.wandb) if state.world.leads else None
         self.skipped_images = 0
-        self._collapsed = self._slow = False
+        self._collapsed = False
         self.waiting = Waiting(state.world.device)
         self._unlisted: list[tuple[int, Skip]] = []
         self._pending: _Pending | None = None
@@ -245,9 +245,6 @@ class Writer:
         if collapsed and not self._collapsed:
             self.event("collapse", step, effective_rank=line["effective_rank"], bound=COLLAPSED_RANK)
         self._collapsed = collapsed
-        if line["data_wait"] > MUCH and not self._slow:
-            self.event("data_wait", step, share=line["data_wait"])
-            self._slow = True
         if line["skipped_steps"] and self.state.settings.optim.non_finite == "stop":
             raise UserError(
                 f"A gradient was not finite at or before step {step} and optim.non_finite is 'stop'. The weights were "
