@@ -3,7 +3,8 @@
 Run: python benchmarks/neighbours.py DIR [--rows 10000000]. Writes DIR/places.parquet once, a manifest of images that
 are not there: 2 million places of the Earth's land latitudes with five dates each, footprints of 264 px at 10 m in the
 UTM zone's own grid (so that they lean in degrees), one in a thousand with a denser outline, one in a hundred without a
-place. Then, in a process of its own, reads it as `terrasieve pretrain` does, indexes it, and draws.
+place. Then, in a process of its own, reads it as `terrasieve pretrain` does, indexes it, and draws; and draws from a
+folder of a million images without a place.
 """
 
 from __future__ import annotations
@@ -120,6 +121,20 @@ def measure(path: Path) -> dict[str, float]:
     return {name: round(value, 2) for name, value in times.items()} | {f"of_200_{k}": v for k, v in kinds.items()}
 
 
+def measure_folder(images: int = 1_000_000) -> float:
+    """Return the CPU microseconds of a draw among images of one folder that have no place."""
+    from terrasieve.data.pairs import Neighbours, PairSettings
+    from terrasieve.data.places import find_places
+
+    plain = {"uri": [f"/images/{n}.jpg" for n in range(images)], "keep": np.ones(images, bool)}
+    index = Neighbours(find_places(_completed(plain, images)), PairSettings())
+    rows = keyed.numpy_generator(0, "drawn").integers(0, images, DRAWS).tolist()
+    cpu = time.process_time()
+    for row in rows:
+        index.draw(row, 0)
+    return round((time.process_time() - cpu) / DRAWS * 1e6, 2)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("folder", type=Path)
@@ -128,7 +143,7 @@ def main() -> None:
     given = arguments.parse_args()
     path = given.folder / f"places_{given.rows}.parquet"
     if given.measure:
-        print(json.dumps(measure(path)))
+        print(json.dumps(measure(path) | {"folder_draw_us": measure_folder()}))
         return
     if not path.exists():
         write_manifest(path, given.rows)

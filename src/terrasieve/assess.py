@@ -23,7 +23,6 @@ from terrasieve.data.augment import ImageSettings, normalise
 from terrasieve.data.loader import LoaderSettings, whole_batches
 from terrasieve.data.masks import MaskSettings
 from terrasieve.data.truth import Truth
-from terrasieve.errors import UserError
 from terrasieve.evaluate import geography, patches, protocol, tasks
 from terrasieve.evaluate.fitted import Reading, fitted
 from terrasieve.evaluate.parts import images_of, masked_images
@@ -69,8 +68,7 @@ def evaluate_run(
     Raises:
         UserError: for anything that a user can mend.
     """
-    if unknown := [name for name in protocols if name not in protocol.PROTOCOLS]:  # features take minutes
-        raise UserError(f"--protocol: {unknown[0]!r} is not one of {', '.join(protocol.PROTOCOLS)}.")
+    protocol.check_protocols(protocols)
     bands = opened.bands_of(run, wanted)
     task = tasks.load_task(spec, split, seed=seed)
     _, images, entries, notes = images_of(task, reading.bands or bands)

@@ -35,7 +35,7 @@ from terrasieve.commands import (
     study,
     subset,
 )
-from terrasieve.errors import UserError
+from terrasieve.errors import Interrupted, UserError
 from terrasieve.sweep.command import sweep
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def main() -> None:
         app()
     except UserError as error:
         sys.stderr.write(f"terrasieve: {error}\n")
-        sys.exit(2)
+        sys.exit(130 if isinstance(error, Interrupted) else 2)
     except Exception as error:
         said = _said(error)
         if not said:
@@ -65,7 +65,7 @@ def main() -> None:
         sys.stderr.write(f"terrasieve: {said}\n")
         sys.exit(2)
     except SystemExit as end:
-        # typer makes an exit of Ctrl-C and says nothing; a command that stops resumably has spoken and ends by itself
+        # typer makes an exit of Ctrl-C and says nothing; a training that stopped resumably has spoken
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
             sys.stderr.write(
                 "terrasieve: interrupted. The same command begins again, or goes on where its help says so.\n"

@@ -171,11 +171,7 @@ def _tell_storage(
     settings: Recipe, images: imagery.Images, groups: Groups | None, on_note: Callable[[str], None]
 ) -> None:
     """Tell if images are stored so that a crop decodes many times its pixels."""
-    cut_px = None
-    if groups is not None and groups.neighbours.settings.window is not None:
-        height, width = settings.image.shape_px
-        cut_px = (groups.neighbours.settings.window * width, groups.neighbours.settings.window * height)
-    told = storage.note(storage.take(images, cut_px, settings.seed))
+    told = storage.note(storage.take(images, settings.image, groups, settings.seed))
     if told:
         on_note(told)
 

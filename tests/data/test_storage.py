@@ -14,9 +14,11 @@ from rasterio.windows import Window
 from terrasieve import manifest
 from terrasieve.curate.scan import scan
 from terrasieve.data import images, storage
+from terrasieve.data.augment import ImageSettings
 from terrasieve.pretrain import pretrain
 from terrasieve.recipe import Recipe
 
+IMAGE = ImageSettings(size_px=32)
 LAYOUTS = {
     "strips": {"blockysize": 4},
     "tiles": {"tiled": True, "blockxsize": 32, "blockysize": 32},
@@ -46,7 +48,7 @@ def images_of(folder: Path, windows: list[tuple[int, int, int, int]] | None = No
 @pytest.mark.parametrize("name", ["strips.tif", "tiles.tif", "one_block.tif", "picture.jpg"])
 def test_decoded_pixels_are_those_of_all_places_of_a_crop(tmp_path: Path, name: str) -> None:
     path = scene(tmp_path / name)
-    found = storage.take(images_of(tmp_path), (64.0, 64.0), seed=0)
+    found = storage.take(images_of(tmp_path, [(96, 64, 64, 64)]), IMAGE, None, seed=0)
     assert found is not None and found.uri == path
     side = round(64 * 0.6**0.5)
     if path.endswith(".jpg"):
@@ -67,23 +69,23 @@ def test_decoded_pixels_are_those_of_all_places_of_a_crop(tmp_path: Path, name: 
 def test_small_windows_of_large_blocks_are_told_and_how_to_mend_it(tmp_path: Path) -> None:
     scene(tmp_path / "one_block.tif")
     windows = [(x, y, 32, 32) for x in range(0, 224, 32) for y in range(0, 224, 32)]
-    told = storage.note(storage.take(images_of(tmp_path, windows), None, seed=0))
+    told = storage.note(storage.take(images_of(tmp_path, windows), IMAGE, None, seed=0))
     assert told and "107 times its pixels" in told and "256 x 256 px" in told and "gdal_translate -co TILED" in told
     (tmp_path / "one_block.tif").unlink()
     scene(tmp_path / "tiles.tif")
-    assert storage.note(storage.take(images_of(tmp_path, windows), None, seed=0)) is None
+    assert storage.note(storage.take(images_of(tmp_path, windows), IMAGE, None, seed=0)) is None
     (tmp_path / "tiles.tif").unlink()
     scene(tmp_path / "picture.jpg")
-    told = storage.note(storage.take(images_of(tmp_path, windows), None, seed=0))
+    told = storage.note(storage.take(images_of(tmp_path, windows), IMAGE, None, seed=0))
     assert told and "files of their own" in told and "gdal" not in told
 
 
 def test_chips_shards_and_urls_are_no_matter(tmp_path: Path, small_manifest: Path) -> None:
     table = manifest.read(small_manifest)
-    assert storage.note(storage.take(images.from_table(table), None, seed=0)) is None
+    assert storage.note(storage.take(images.from_table(table), IMAGE, None, seed=0)) is None
     rows = [row | {"uri": f"https://nowhere.invalid/{n}.tif"} for n, row in enumerate(table.to_pylist())]
     far = images.from_table(manifest.rows_to_table(rows))
-    assert storage.take(far, None, seed=0) is None
+    assert storage.take(far, IMAGE, None, seed=0) is None
 
 
 def test_a_run_begins_with_it(tmp_path: Path, tiny: Callable[..., Recipe]) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from terrasieve.errors import Interrupted
+
 if TYPE_CHECKING:
     from terrasieve.display import StepsDisplay
 
@@ -38,7 +40,7 @@ def curate(
     """
     from terrasieve.curate import pipeline
     from terrasieve.curate.recipe import load
-    from terrasieve.display import StepsDisplay, err
+    from terrasieve.display import StepsDisplay
 
     settings = load(recipe, [*(overrides or ()), *([f"engine={engine}"] if engine else [])])
     with StepsDisplay() as display:
@@ -47,8 +49,7 @@ def curate(
             entries = pipeline.curate(settings, output, progress)
             _describe(output, display)
         except KeyboardInterrupt:
-            err.print("terrasieve: interrupted; finished steps stay, the same command goes on from here")
-            raise typer.Exit(130) from None  # `cli` says a word of an interruption that nobody has answered
+            raise Interrupted("interrupted; finished steps stay, the same command goes on from here") from None
     display.summary(entries, output)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from terrasieve.commands.evaluate import AnyEncoder
 from terrasieve.errors import UserError
 
 EXAMPLES = (
@@ -19,12 +20,7 @@ EXAMPLES = (
 
 
 def embed(
-    encoder: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of a run or an export, a file of weights, timm:NAME\\[@random|@FILE], torchvision:NAME."
-        ),
-    ],
+    encoder: AnyEncoder,
     images: Annotated[str, typer.Argument(help="Manifest (.parquet), or a scene (GeoTIFF, COG, JPEG 2000, ...).")],
     output: Annotated[Path, typer.Option("-o", "--output", help=".parquet: vectors; of a scene also .tif: a COG.")],
     window: Annotated[int | None, typer.Option(help="Pixels of the scene seen at once; default: as trained.")] = None,

@@ -17,13 +17,16 @@ EXAMPLES = (
 )
 
 
+AnyEncoder = Annotated[
+    str,
+    typer.Argument(
+        help=r"Folder of a run or an export, a file of weights, timm:NAME\[@random|@FILE], torchvision:NAME."
+    ),
+]
+
+
 def evaluate(
-    encoder: Annotated[
-        str,
-        typer.Argument(
-            help=r"Folder of a run or an export, a file of weights, timm:NAME\[@random|@FILE], torchvision:NAME."
-        ),
-    ],
+    encoder: AnyEncoder,
     task: Annotated[
         str | None, typer.Option(help="folder:PATH, manifest:PATH or catalog:NAME@PATH; or --suite.")
     ] = None,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from terrasieve.errors import Interrupted
+
 EXAMPLES = (
     "Examples: terrasieve redundancy ucm.parquet -o redundancy  ·  "
     "terrasieve redundancy ucm.parquet -o redundancy_mae --encoder runs/my_run --reduction largest"
@@ -28,7 +30,7 @@ def redundancy(
 ) -> None:
     """Measure how redundant images are: a table (GeoParquet) and a page with histograms, map and masks."""
     from terrasieve import analyse
-    from terrasieve.display import counting, err, out
+    from terrasieve.display import counting, out
 
     with counting("redundancy", "images") as tick:
         try:
@@ -38,7 +40,6 @@ def redundancy(
                 on_images=tick,
             )  # fmt: skip
         except KeyboardInterrupt:
-            err.print("terrasieve: interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None  # `cli` says a word of an interruption that nobody has answered
+            raise Interrupted("interrupted; the same command goes on from here") from None
     for line in found.lines():
         out.print(line, markup=False)

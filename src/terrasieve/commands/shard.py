@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from terrasieve.errors import UserError
+from terrasieve.errors import Interrupted, UserError
 
 EXAMPLES = (
     "Examples: terrasieve shard curated/manifest.parquet -o shards --mb 256  ·  terrasieve shard -o shards --verify"
@@ -31,7 +31,7 @@ def shard(
     from terrasieve.curate.engine import engine_of
     from terrasieve.curate.shards import ShardSettings, damaged, export_shards, read_index
     from terrasieve.curate.step import Work
-    from terrasieve.display import counting, err, out
+    from terrasieve.display import counting, out
 
     if verify:
         with counting("verify", "shards") as tick:
@@ -50,8 +50,7 @@ def shard(
         try:
             result = export_shards(manifest, output, settings, Work(output, engine_of(engine, workers), tick=tick))
         except KeyboardInterrupt:
-            err.print("terrasieve: interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None  # `cli` says a word of an interruption that nobody has answered
+            raise Interrupted("interrupted; the same command goes on from here") from None
     index = read_index(output)
     megabytes = sum(index["bytes"].to_pylist()) / 1e6
     out.print(f"{result.kept:,} images in {index.num_rows:,} shards, {megabytes:,.1f} MB", markup=False)

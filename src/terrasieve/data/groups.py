@@ -69,14 +69,18 @@ class Groups:
         sizes_K2 = windows_N4[rows, 2:].astype(np.float64)
         if (footprints_K4 == [0, 1, 1, 0]).all():
             footprints_K4 = footprints_K4 * np.tile(sizes_K2[0], 2) * NOMINAL_GSD_M
-        cut_px = np.full(2, np.inf) if wanted.window is None else wanted.window * np.array(image.shape_px[::-1])
-        places = place_windows(draw, footprints_K4, sizes_K2, cut_px, wanted.reach)
+        places = place_windows(draw, footprints_K4, sizes_K2, self.cut_px(image), wanted.reach)
         crops = []
         for x, y, width, height in places:
             inner = random_crop(draw, width, height, image.augment)
             crops.append((x + inner[0], y + inner[1], inner[2], inner[3]))
         boxes_K4 = ground(footprints_K4, sizes_K2, np.array(crops, np.float64))
         return Group(rows, crops, boxes_K4, kinds, mean_iou(boxes_K4))
+
+    def cut_px(self, image: ImageSettings) -> np.ndarray:
+        """Return width and height of the windows that are cut first; infinite where crops are of whole images."""
+        window = self.neighbours.settings.window
+        return np.full(2, np.inf) if window is None else window * np.array(image.shape_px[::-1])
 
 
 def place_windows(

@@ -179,15 +179,11 @@ class Neighbours:
         draw = keyed.numpy_generator(self.seed, "pair", epoch, row)
         rows, kinds = [row], list[Kind]()
         for _ in range(count):
-            for shunned in (rows, [row]):
-                taken = {kind: _positions(shunned, others) for kind, others in around.of_kind.items()}
-                left = [kind for kind, others in around.of_kind.items() if len(others) > len(taken[kind])]
-                if left:
-                    break
-            else:
+            taken = _taken(around.of_kind, rows) or _taken(around.of_kind, [row])
+            if not taken:
                 rows, kinds = [*rows, row], [*kinds, "alone"]
                 continue
-            kind = left[int(draw.integers(len(left)))]
+            kind = list(taken)[int(draw.integers(len(taken)))]
             others = around.of_kind[kind]
             chosen = int(draw.integers(len(others) - len(taken[kind])))
             for position in taken[kind]:
@@ -201,6 +197,12 @@ class Neighbours:
         for row in rows.tolist():
             counts.update(list(self.of(row)) or ["alone"])
         return counts
+
+
+def _taken(of_kind: dict[Kind, np.ndarray], rows: list[int]) -> dict[Kind, list[int]]:
+    """Return where ``rows`` stand among each kind's images, of the kinds that have others, too."""
+    at = {kind: _positions(rows, others) for kind, others in of_kind.items()}
+    return {kind: places for kind, places in at.items() if len(of_kind[kind]) > len(places)}
 
 
 def _positions(rows: list[int], others: np.ndarray) -> list[int]:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from terrasieve import keyed
+from terrasieve.data.augment import ImageSettings
+from terrasieve.data.groups import Groups
 from terrasieve.data.images import Images
 from terrasieve.imagery.unreadable import UnreadableImage
 
 LOOKED_AT = 24
 MANY = 8.0
-_CROPPED = math.sqrt(0.6)  # side of a mean crop of MAE's augmentation, a share of the window's
 
 
 class Stored(NamedTuple):
@@ -36,26 +37,29 @@ class Stored(NamedTuple):
     uri: str
 
 
-def take(images: Images, cut_px: tuple[float, float] | None, seed: int) -> Stored | None:
+def take(images: Images, image: ImageSettings, groups: Groups | None, seed: int) -> Stored | None:
     """Look at a sample of local files.
 
     Args:
         images: of a manifest.
-        cut_px: width and height of the windows that groups are cut in; None = crops of whole images.
+        image: size and augmentation, which say how large a crop is.
+        groups: cut windows out of large images first; None = crops are of whole images.
         seed: chooses the sample.
 
     Returns:
         The one in the middle of the sample by ``decoded``; None where no file can be looked at (URLs, shards).
     """
     found = []
+    most_px = np.full(2, np.inf) if groups is None else groups.cut_px(image)
+    share = math.sqrt(sum(image.augment.crop_scale) / 2)  # side of a mean crop
     for row in keyed.numpy_generator(seed, "storage").permutation(len(images))[:LOOKED_AT].tolist():
-        stored = _stored(images.uris[row], images.windows[row], cut_px)
+        stored = _stored(images.uris[row], share * np.minimum(images.windows[row, 2:], most_px))
         if stored is not None:
             found.append(stored)
     return sorted(found)[len(found) // 2] if found else None
 
 
-def _stored(uri: str, window_4: np.ndarray, cut_px: tuple[float, float] | None) -> Stored | None:
+def _stored(uri: str, crop_px: np.ndarray) -> Stored | None:
     # Here, not above: a machine without rasterio trains and measures on pixels in memory.
     from terrasieve.imagery import headers, members
 
@@ -65,14 +69,9 @@ def _stored(uri: str, window_4: np.ndarray, cut_px: tuple[float, float] | None) 
         size, block = headers.blocks_of(uri)
     except UnreadableImage:
         return None  # told where it is read
-    decoded, shown, sides = 1.0, 1.0, []
-    for axis in (0, 1):
-        side = min(float(window_4[2 + axis]), cut_px[axis] if cut_px else math.inf) * _CROPPED
-        touched = min(side / block[axis] + 1, math.ceil(size[axis] / block[axis]))  # a mean over all places
-        decoded *= min(touched * block[axis], size[axis])
-        shown *= side
-        sides.append(round(side))
-    return Stored(decoded / shown, block, (sides[0], sides[1]), uri)
+    touched = np.minimum(crop_px / block + 1, np.ceil(np.divide(size, block)))  # blocks, a mean over all places
+    decoded = np.minimum(touched * block, size).prod() / crop_px.prod()
+    return Stored(float(decoded), block, (round(crop_px[0]), round(crop_px[1])), uri)
 
 
 def note(found: Stored | None) -> str | None:

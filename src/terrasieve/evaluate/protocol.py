@@ -160,6 +160,12 @@ def raw_pixels(image_BCHW: Tensor, side: int = 16) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(image_BCHW.float(), side).flatten(1)
 
 
+def check_protocols(names: Sequence[str]) -> None:
+    """Refuse an unknown protocol: before features are computed, which takes minutes."""
+    if unknown := [name for name in names if name not in PROTOCOLS]:
+        raise UserError(f"unknown protocol {unknown[0]!r}; choose from {', '.join(PROTOCOLS)}")
+
+
 def run_protocols(
     features_by_encoder: dict[str, Features],
     protocols: Sequence[str] = PROTOCOLS,
@@ -184,9 +190,7 @@ def run_protocols(
     Raises:
         UserError: an unknown protocol, or a task without train or test samples.
     """
-    unknown = [name for name in protocols if name not in PROTOCOLS]
-    if unknown:
-        raise UserError(f"unknown protocol {unknown[0]!r}; choose from {', '.join(PROTOCOLS)}")
+    check_protocols(protocols)
     scores = []
     for encoder, features in features_by_encoder.items():
         if len(features.train_ND) == 0 or len(features.test_ND) == 0:
@@ -272,14 +276,8 @@ def _run_knn(features: Features, k: int, temperature: float) -> tuple[Tensor, di
 
 
 def _run_linear(features: Features, seed: int) -> tuple[Tensor, dict[str, Any]]:
-    fitted = probe.fit_probe(
-        features.train_ND,
-        features.train_targets,
-        features.val_ND,
-        features.val_targets,
-        classes=features.classes,
-        seed=seed,
-    )
+    given = (features.train_ND, features.train_targets, features.val_ND, features.val_targets)
+    fitted = probe.fit_probe(*given, classes=features.classes, seed=seed)
     logits = fitted.scores(features.test_ND)
     chosen = {
         "weight_decay": fitted.weight_decay,
